@@ -1,0 +1,158 @@
+"""The one tree of errors.
+
+Every error says what is wrong and where (its message), what to do about it (`hint`) and how the command line
+ends because of it (`exit_code`).  Messages quote foreign text (names from an image, answers of a registry) only
+through `printable`, and never hold a secret.
+
+    EnrootSlurmError              1   anything else
+      UsageError                  2   the call, the reference or the settings are wrong
+        InvalidReference
+        InvalidPlatform
+        ConfigError
+      NotFound                    3   no such image, tag or digest
+        PlatformNotFound              the image is there, but not for this platform
+      AccessDenied                4   the registry refuses
+      NetworkError                5   the registry can't be reached, or fails
+        RateLimited                   it asks to wait longer than we may
+      IntegrityError              6   bytes are not what their digest or their format promises
+        UnsupportedImage              well-formed, but of a kind that is not handled
+      StorageError                7   a file or directory of this machine: full, refused, already there
+        OutputExists
+        LockTimeout                   another process works on the same thing for too long
+      ConversionError             8   mksquashfs, or another program, failed
+      Interrupted               130   a signal (128 + its number)
+
+Exceptions live in a module of their own to keep imports one way.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "ConfigError",
+    "ConversionError",
+    "EnrootSlurmError",
+    "IntegrityError",
+    "Interrupted",
+    "InvalidPlatform",
+    "InvalidReference",
+    "LockTimeout",
+    "NetworkError",
+    "NotFound",
+    "OutputExists",
+    "PlatformNotFound",
+    "RateLimited",
+    "StorageError",
+    "UnsupportedImage",
+    "UsageError",
+    "printable",
+]
+
+
+class EnrootSlurmError(Exception):
+    """Base of all errors that the package raises on purpose; never raised itself."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        """What the user can do about it: a sentence, or empty."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(EnrootSlurmError, ValueError):
+    """The call itself is wrong: an argument, a reference, a setting."""
+
+    exit_code = 2
+
+
+class InvalidReference(UsageError):
+    """The text does not name an image."""
+
+
+class InvalidPlatform(UsageError):
+    """The text does not name an architecture."""
+
+
+class ConfigError(UsageError):
+    """One or more settings are wrong; the message has a line for each."""
+
+
+class NotFound(EnrootSlurmError):
+    """The registry has no such image, tag or digest."""
+
+    exit_code = 3
+
+
+class PlatformNotFound(NotFound):
+    """The image exists, but not for the platform asked for."""
+
+
+class AccessDenied(EnrootSlurmError):
+    """The registry, or its token service, refuses."""
+
+    exit_code = 4
+
+
+class NetworkError(EnrootSlurmError):
+    """The registry can't be reached or does not answer properly; trying later may help."""
+
+    exit_code = 5
+
+
+class RateLimited(NetworkError):
+    """The registry asks to wait for longer than the retries allow."""
+
+
+class IntegrityError(EnrootSlurmError):
+    """Bytes differ from their digest or size, or a document or archive is malformed."""
+
+    exit_code = 6
+
+
+class UnsupportedImage(IntegrityError):
+    """The image is of a kind that is refused on purpose, such as Docker's schema 1."""
+
+
+class StorageError(EnrootSlurmError):
+    """A local file or directory can't be read or written."""
+
+    exit_code = 7
+
+
+class OutputExists(StorageError):
+    """The output file is already there."""
+
+
+class LockTimeout(StorageError):
+    """A lock was held by another process for longer than may be waited."""
+
+
+class ConversionError(EnrootSlurmError):
+    """A program that converts (mksquashfs, a decompressor) is missing or failed."""
+
+    exit_code = 8
+
+
+class Interrupted(EnrootSlurmError):
+    """A signal asked the process to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"interrupted by signal {signum}")
+        self.exit_code = 128 + signum
+
+
+def printable(text: str | bytes, limit: int = 200) -> str:
+    r"""*text* of foreign origin, safe for a terminal or a log line.
+
+    Printable ASCII stays; anything else is written as ``\xNN`` or ``\uNNNN``; longer than *limit* characters is cut.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    cut = text[:limit]
+    safe = "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in cut)
+    return safe + ("..." if len(text) > limit else "")

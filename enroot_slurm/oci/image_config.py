@@ -1,0 +1,106 @@
+"""The image config: what the container runs with (OCI image-spec, config.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from enroot_slurm.errors import IntegrityError, printable
+from enroot_slurm.oci.digest import Digest
+from enroot_slurm.oci.manifest import load_json
+from enroot_slurm.oci.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ImageConfig"]
+
+
+class ImageConfig(NamedTuple):
+    """The parts of a config that an import uses.
+
+    All strings are free of NUL and, but for labels and arguments, of newlines: they end up in line-based files.
+    """
+
+    platform: Platform | None
+    """None when the config does not state an architecture."""
+    diff_ids: tuple[Digest, ...]
+    """The digests of the uncompressed layers, the lowest first."""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    volumes: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, content: bytes) -> ImageConfig:
+        """The config in *content*.
+
+        Raises: IntegrityError, when it is malformed or holds strings that the files of an image can't hold.
+        """
+        document = load_json(content, "image config")
+        rootfs = _object(document.get("rootfs"), "rootfs")
+        inner = _object(document.get("config"), "config")
+        architecture = _string(document.get("architecture"), "architecture")
+        variant, os_name = _string(document.get("variant"), "variant"), _string(document.get("os"), "os")
+        labels = _object(inner.get("Labels"), "Labels")
+        return cls(
+            platform=Platform.of_document(architecture, variant, os_name) if architecture else None,
+            diff_ids=tuple(Digest.parse(d) for d in _list(rootfs.get("diff_ids"), "diff_ids")),
+            env=_strings(inner.get("Env"), "Env", newlines=False),
+            entrypoint=_strings(inner.get("Entrypoint"), "Entrypoint"),
+            cmd=_strings(inner.get("Cmd"), "Cmd"),
+            working_dir=_clean_path(_line(_string(inner.get("WorkingDir"), "WorkingDir"), "WorkingDir"), "WorkingDir"),
+            volumes=tuple(
+                _clean_path(_line(v, "Volumes"), "Volumes") for v in _object(inner.get("Volumes"), "Volumes")
+            ),
+            labels=tuple((_line(k, "Labels"), _string(v, "Labels")) for k, v in labels.items()),
+        )
+
+
+def _object(value: object, what: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise IntegrityError(f"the image config's {what} is not an object")
+    return value
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise IntegrityError(f"the image config's {what} is not a list")
+    return value
+
+
+def _string(value: object, what: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise IntegrityError(f"the image config's {what} is not a string")
+    if "\0" in value:
+        raise IntegrityError(f"the image config's {what} holds a NUL character: {printable(value)}")
+    return value
+
+
+def _strings(value: object, what: str, *, newlines: bool = True) -> tuple[str, ...]:
+    # Old tools write a single string where the specification has a list.
+    items = [value] if isinstance(value, str) else _list(value, what)
+    strings = tuple(_string(item, what) for item in items)
+    return strings if newlines else tuple(_line(s, what) for s in strings)
+
+
+def _line(value: str, what: str) -> str:
+    if "\n" in value or "\r" in value:
+        raise IntegrityError(
+            f"the image config's {what} holds a line break: {printable(value)}",
+            hint="enroot's /etc/environment and /etc/fstab have one entry a line; rebuild the image without it.",
+        )
+    return value
+
+
+def _clean_path(path: str, what: str) -> str:
+    if ".." in path.split("/"):
+        raise IntegrityError(f"the image config's {what} holds '..': {printable(path)}")
+    return path

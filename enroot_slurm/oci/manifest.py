@@ -1,0 +1,186 @@
+"""Manifests, indexes and image configs: parsed once, strictly, into immutable values.
+
+Sources: OCI image-spec manifest.md, image-index.md, config.md; Docker's "Image Manifest V 2, Schema 2".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
+from enroot_slurm.oci.digest import Digest
+from enroot_slurm.oci.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ACCEPT", "MAX_DOCUMENT", "Descriptor", "Index", "Manifest", "load_json", "parse_document"]
+
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+ACCEPT = (DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX)
+"""To be sent, all four, with every manifest request: registries rewrite or hide what is not asked for."""
+
+MAX_DOCUMENT = 4 << 20
+"""Bytes that a manifest or index may have."""
+MAX_LAYERS = 500
+_MAX_LAYER = 1 << 40  # bytes of one blob: a size beyond this is a mistake or an attack
+
+_MANIFESTS = {DOCKER_MANIFEST, OCI_MANIFEST}
+_INDEXES = {DOCKER_LIST, OCI_INDEX}
+_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+"
+_LAYERS = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+)
+_PACKINGS = {"", "+gzip", ".gzip", "+zstd", ".zstd"}
+_CONFIGS = {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
+
+
+class Descriptor(NamedTuple):
+    """What points to a blob: its media type, digest and size in bytes."""
+
+    media_type: str
+    digest: Digest
+    size: int
+
+
+class Manifest(NamedTuple):
+    """One image for one platform: its config and its layers, the lowest layer first."""
+
+    digest: Digest
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+class Index(NamedTuple):
+    """One image for several platforms: what can be picked from."""
+
+    digest: Digest
+    entries: tuple[tuple[Platform | None, Descriptor], ...]
+    """Manifests with the platforms they state (None: nothing is stated) and nested indexes; attestations are left out."""
+
+
+def parse_document(content: bytes, content_type: str) -> Manifest | Index:
+    """The manifest or index in *content*, which a registry sent as *content_type*.
+
+    Raises: IntegrityError when it is malformed or ambiguous; UnsupportedImage when it is of another kind.
+    """
+    header = content_type.partition(";")[0].strip().lower()
+    document = load_json(content, "manifest")
+    digest = Digest.of(content)
+    stated = document.get("mediaType", "")
+    if document.get("schemaVersion") == 1 or f"{stated or header}".startswith(_SCHEMA1):
+        raise UnsupportedImage(
+            "the image has Docker's old schema 1 manifest, which can't be verified",
+            hint="Push it again with a current tool, for example: skopeo copy docker://OLD docker://NEW",
+        )
+    if not isinstance(stated, str):
+        raise IntegrityError("the manifest's mediaType is not a string")
+    known = _MANIFESTS | _INDEXES
+    if stated and header in known and stated != header:
+        raise IntegrityError(f"the manifest calls itself {printable(stated)} but was sent as {printable(header)}")
+    kind = stated or header
+    has_layers, has_manifests = "layers" in document or "config" in document, "manifests" in document
+    if has_layers and has_manifests:
+        raise IntegrityError("the manifest has both layers and manifests: it could be read in two ways")
+    if kind not in known:
+        # Old registries send application/json or text/plain: then the shape decides, and only one shape fits.
+        if stated or document.get("schemaVersion") != 2 or not (has_layers or has_manifests):
+            raise UnsupportedImage(
+                f"not a container image: its media type is {printable(kind) or 'missing'}",
+                hint="Only Docker schema 2 and OCI images (and lists of them) can be imported.",
+            )
+        kind = OCI_INDEX if has_manifests else OCI_MANIFEST
+    if kind in _INDEXES:
+        return _index(document, digest)
+    return _manifest(document, digest)
+
+
+def _manifest(document: Mapping[str, Any], digest: Digest) -> Manifest:
+    config = _descriptor(document.get("config"), "config")
+    if config.media_type not in _CONFIGS:
+        raise UnsupportedImage(
+            f"not a container image: its config is {printable(config.media_type)}",
+            hint="The reference names another kind of artifact (a Helm chart, a signature, a model).",
+        )
+    layers = document.get("layers")
+    if not isinstance(layers, list):
+        raise IntegrityError("the manifest has no list of layers")
+    if len(layers) > MAX_LAYERS:
+        raise UnsupportedImage(f"the image has {len(layers)} layers; {MAX_LAYERS} are the most")
+    parsed = tuple(_descriptor(layer, f"layer {i}") for i, layer in enumerate(layers))
+    for layer in parsed:
+        base = next((b for b in _LAYERS if layer.media_type.startswith(b)), None)
+        if base is None or layer.media_type[len(base) :] not in _PACKINGS:
+            raise UnsupportedImage(
+                f"layer {layer.digest} has the media type {printable(layer.media_type)}, which is not known",
+                hint="Layers can be tar archives, plain or compressed with gzip or zstd.",
+            )
+    return Manifest(digest, config, parsed)
+
+
+def _index(document: Mapping[str, Any], digest: Digest) -> Index:
+    manifests = document.get("manifests")
+    if not isinstance(manifests, list):
+        raise IntegrityError("the image index has no list of manifests")
+    entries = []
+    for i, entry in enumerate(manifests):
+        descriptor = _descriptor(entry, f"manifest {i}")
+        annotations = entry.get("annotations") or {}
+        if "artifactType" in entry or (isinstance(annotations, dict) and "vnd.docker.reference.type" in annotations):
+            continue  # an attestation or another artifact that refers to an image, not an image
+        if descriptor.media_type not in _MANIFESTS | _INDEXES:
+            continue
+        entries.append((_platform(entry.get("platform"), i), descriptor))
+    return Index(digest, tuple(entries))
+
+
+def _platform(stated: object, i: int) -> Platform | None:
+    if stated is None:
+        return None
+    if not isinstance(stated, dict):
+        raise IntegrityError(f"the platform of manifest {i} is not an object")
+    words = [stated.get(k) or "" for k in ("architecture", "variant", "os")]
+    if not all(isinstance(w, str) for w in words):
+        raise IntegrityError(f"the platform of manifest {i} is malformed")
+    return Platform.of_document(*words)
+
+
+def _descriptor(value: object, what: str) -> Descriptor:
+    if not isinstance(value, dict):
+        raise IntegrityError(f"the manifest's {what} is not a descriptor")
+    size, media_type = value.get("size"), value.get("mediaType")
+    if type(size) is not int or not 0 <= size <= _MAX_LAYER:
+        raise IntegrityError(f"the size of the manifest's {what} is not a number of bytes")
+    if not isinstance(media_type, str):
+        raise IntegrityError(f"the manifest's {what} has no media type")
+    return Descriptor(media_type, Digest.parse(value.get("digest")), size)
+
+
+def load_json(content: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in *content*.
+
+    Raises: IntegrityError when it is not JSON, not an object, or has a key twice (readers would differ on it).
+    """
+    if len(content) > MAX_DOCUMENT:
+        raise IntegrityError(f"the {what} is larger than {MAX_DOCUMENT >> 20} MiB")
+    try:
+        document = json.loads(content, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"the {what} is not valid JSON: {printable(str(error))}") from None
+    if not isinstance(document, dict):
+        raise IntegrityError(f"the {what} is not a JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result

@@ -1,0 +1,196 @@
+r"""Image references: the URI of ``enroot import`` in the words of the distribution reference grammar.
+
+    uri         = "docker://" [ user "@" ] [ registry ( "#" | "/" ) ] repository [ ":" tag ] [ "@" digest ]
+    user        = 1*( letter / digit / any of _.!~*'();&=+$,-/% )         a login name; never a password
+    registry    = host [ ":" port ]                                      before "/": it has a dot or a colon
+    host        = component *( "." component ) / "[" IPv6 "]"
+    repository  = path *( "/" path ), 255 characters at most
+    path        = alnum *( ( "." / "_" / "__" / 1*"-" ) alnum )           lower case
+    tag         = ( word character ) 0*127( word character / "." / "-" )
+    digest      = "sha256:" 64 hexadecimal digits
+
+What enroot does and this does too: a first component without dot or colon is a namespace on Docker Hub (even
+``localhost/x``); a Docker Hub image without namespace is in ``library``; with tag and digest the digest decides;
+and ``TAG`` may be spelled ``sha256:HEX``.  Docker Hub's host names are all ``registry-1.docker.io``.
+
+Sources: enroot's doc/cmd/import.md; distribution/reference, reference.go and regexp.go.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from enroot_slurm.errors import InvalidReference, printable
+from enroot_slurm.oci.digest import Digest
+
+__all__ = ["DOCKER_HUB", "DOCKER_HUB_NAMES", "Reference"]
+
+DOCKER_HUB = "registry-1.docker.io"
+DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+
+_SCHEME = "docker://"
+_MAX_URI = 2048
+_MAX_NAME = 255
+_COMPONENT = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = rf"(?:{_COMPONENT}(?:\.{_COMPONENT})*|\[[0-9a-fA-F:]+\])"
+_PATH = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_REGISTRY = re.compile(rf"{_HOST}(?::[0-9]{{1,5}})?", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9_.!~*'();&=+$,/%-]+", re.ASCII)
+_REPOSITORY = re.compile(rf"{_PATH}(?:/{_PATH})*", re.ASCII)
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_PINNED = re.compile(rf"(.*)@({_DIGEST.pattern})", re.ASCII)
+
+
+class Reference(NamedTuple):
+    """An image in a registry.
+
+    registry    host, or host and port, lower case; Docker Hub is always `DOCKER_HUB`
+    repository  for example ``nvidia/pytorch``, with ``library/`` where Docker Hub wants it
+    tag         ``latest`` by default; kept beside a digest for people and file names
+    digest      of the manifest or index, or None
+    user        the login to look up credentials with, or empty
+    """
+
+    registry: str
+    repository: str
+    tag: str = "latest"
+    digest: Digest | None = None
+    user: str = ""
+
+    @classmethod
+    def parse(cls, uri: str) -> Reference:
+        """The reference that *uri* spells.
+
+        Raises: InvalidReference, which shows the wrong part and says what would be right.
+        """
+        if not uri.startswith(_SCHEME):
+            raise _refused(uri, uri.split(":", 1)[0] if ":" in uri else uri, *_why_scheme(uri))
+        if len(uri) > _MAX_URI:
+            raise InvalidReference(f"the image reference is {len(uri)} characters long; {_MAX_URI} are the most")
+        rest = uri[len(_SCHEME) :]
+        digest = None
+        if pinned := _PINNED.fullmatch(rest):
+            rest, digest = pinned[1], Digest.parse(pinned[2])
+        # Only the last "@" can end a login: neither repositories nor tags have one.
+        user, at, name = rest.rpartition("@")
+        if digest is None and at and name.startswith("sha256:"):
+            raise _refused(uri, f"@{name}", "not a digest", "A digest is sha256: and 64 lower-case hexadecimal digits.")
+        if at and not _USER.fullmatch(user):
+            raise _refused(uri, f"{user}@", *_why_user(user))
+        registry, name = _split_registry(uri, name)
+        repository, colon, tag = name.partition(":")
+        if colon and _DIGEST.fullmatch(tag):
+            digest, tag, colon = digest or Digest.parse(tag), "", ""
+        if colon and not _TAG.fullmatch(tag):
+            raise _refused(uri, f":{tag}", "not a tag", "A tag is up to 128 letters, digits, '_', '.' and '-'.")
+        if not _REPOSITORY.fullmatch(repository):
+            raise _refused(uri, repository, *_why_repository(repository))
+        if registry == DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"
+        if len(repository) > _MAX_NAME:
+            raise _refused(uri, repository, f"longer than {_MAX_NAME} characters", "")
+        return cls(registry, repository, tag or "latest", digest, user)
+
+    @property
+    def target(self) -> str:
+        """What the registry is asked for: the digest if there is one, else the tag."""
+        return str(self.digest or self.tag)
+
+    @property
+    def provenance(self) -> str:
+        """The URI that enroot writes into ``/etc/rc``: registry and image in full, without the login."""
+        return f"{_SCHEME}{self.registry}#{self.repository}:{self.target}"
+
+    @property
+    def familiar_name(self) -> str:
+        """The repository as users write it: without Docker Hub's ``library/``."""
+        return self.repository.removeprefix("library/") if self.registry == DOCKER_HUB else self.repository
+
+    @property
+    def default_filename(self) -> str:
+        """enroot's default output: the image with ``+`` for ``/``, ``+TAG``, ``.sqsh``."""
+        return f"{self.familiar_name.replace('/', '+')}+{self.target}.sqsh"
+
+    @property
+    def looks_cut(self) -> bool:
+        """Whether this may be a registry whose image is lost, as sbatch's comment sign ``#`` does it."""
+        name, namespace = self.familiar_name, self.repository.rpartition("/")[0]
+        return self.registry == DOCKER_HUB and namespace == "library" and ("." in name or self.tag.isdecimal())
+
+    def __str__(self) -> str:
+        login = f"{self.user}@" if self.user else ""
+        pin = f"@{self.digest}" if self.digest else ""
+        return f"{_SCHEME}{login}{self.registry}#{self.repository}:{self.tag}{pin}"
+
+
+def _split_registry(uri: str, name: str) -> tuple[str, str]:
+    """The registry (Docker Hub if none is named) and what follows it."""
+    host, hash_sign, rest = name.partition("#")
+    if not hash_sign:
+        host, slash, rest = name.partition("/")
+        if not slash or not ("." in host or ":" in host):
+            return DOCKER_HUB, name
+    if not _REGISTRY.fullmatch(host):
+        raise _refused(uri, host, *_why_registry(host))
+    port = host.rpartition(":")[2] if re.search(r":\d+$", host) else ""
+    if port and not 0 < int(port) < 65536:
+        raise _refused(uri, f":{port}", "not a port", "A port is a number from 1 to 65535.")
+    host = host.lower()
+    return (DOCKER_HUB if host in DOCKER_HUB_NAMES else host), rest
+
+
+def _refused(uri: str, part: str, why: str, hint: str) -> InvalidReference:
+    """The error for *uri*, with a marker under *part*."""
+    shown = printable(uri, 300)
+    mark = printable(part, 300)
+    at = shown.find(mark) if mark else len(shown)
+    marker = f"\n  {shown}\n  {' ' * max(at, 0)}{'^' * max(1, len(mark))}"
+    return InvalidReference(f"invalid image reference: {why}{marker}", hint=hint)
+
+
+def _why_scheme(uri: str) -> tuple[str, str]:
+    scheme, found, rest = uri.partition("://")
+    if found and scheme in {"dockerd", "podman"}:
+        return (
+            f"{scheme}:// images are in a local daemon, not in a registry",
+            f"Push the image to a registry and import docker://REGISTRY/IMAGE:TAG, or use 'enroot import {scheme}://...'.",
+        )
+    guess = rest if found else uri
+    return "it does not start with docker://", f"Try docker://{printable(guess, 100)}" if guess else "Name an image."
+
+
+def _why_user(user: str) -> tuple[str, str]:
+    if ":" in user and "@" not in user:
+        return (
+            "a login must not hold a password",
+            "Passwords in a command line are visible to all users of the node: keep them in "
+            "$ENROOT_CONFIG_PATH/.credentials and name only the login: docker://USER@REGISTRY#IMAGE.",
+        )
+    return "not a login name", "Expected docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]."
+
+
+def _why_registry(host: str) -> tuple[str, str]:
+    if host.endswith("\\"):
+        return "there is a backslash before the '#'", "Write REGISTRY/IMAGE, which needs no quoting in an #SBATCH line."
+    if not host:
+        return "the registry is missing before the '#'", "Expected docker://REGISTRY#IMAGE or docker://IMAGE."
+    return (
+        "not a registry",
+        "A registry is a host name or address with an optional port, such as nvcr.io or localhost:5000.",
+    )
+
+
+def _why_repository(repository: str) -> tuple[str, str]:
+    if not repository:
+        return (
+            "the image is missing",
+            "If this came from an #SBATCH line, the unescaped '#' cut the rest off: write REGISTRY/IMAGE instead.",
+        )
+    if repository != repository.lower() and _REPOSITORY.fullmatch(repository.lower()):
+        return "repository names are lower case", f"Try {repository.lower()}"
+    return (
+        "not a repository name",
+        "Components are lower-case letters and digits, separated by '/', with '.', '_' or '-' between them.",
+    )
