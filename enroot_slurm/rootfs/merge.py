@@ -1,0 +1,205 @@
+"""Layers to one tar stream, from the top layer down: what `enroot import` unpacks, without unpacking.
+
+Members pass through as they are read.  Two things need another look at a layer: a hard link whose data is stored
+under a name that an upper layer hides (the data is read again), and members that replace each other (what is written
+can't be taken back, so the whole merge starts again, with plans).  Directories are written last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
+from enroot_slurm.rootfs.plan import join, make_plan, outside
+from enroot_slurm.rootfs.stack import VISIBLE, Layer, NeedsPlan, Stack
+from enroot_slurm.rootfs.tar import DIRECTORY, FILE, HARDLINK, SYMLINK, Reader
+from enroot_slurm.rootfs.tar_writer import Writer, header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from enroot_slurm.rootfs.entrypoint import RcLayer
+    from enroot_slurm.rootfs.tar import Member
+
+__all__ = ["MAX_MEMBERS", "Merge"]
+
+MAX_MEMBERS = 10_000_000
+"""Members that the layers of one image may have."""
+
+
+class Merge:
+    """The merge of one image's layers into an archive on *fd*, below the files of *rc*.
+
+    *now* is the time, in seconds, of enroot's own files and of directories that no layer describes.
+    """
+
+    def __init__(self, fd: int, rc: RcLayer, now: int) -> None:
+        self._out = Writer(fd)
+        self._implied = (0o755, now)
+        self._stack = Stack()
+        self._directories = dict.fromkeys(rc.directories, self._implied)
+        self._orphans: dict[bytes, list[bytes]] = {}  # hard links that a lower layer must resolve: target -> names
+        self._members = 0
+        self._files = len(rc.files)
+        self._stack.names.update((hash(path), True) for path in rc.directories)
+        for path, content in rc.files:
+            self._out.write(header(path, FILE, 0o644, now, len(content)) + content + bytes(-len(content) % 512))
+            self._stack.names[hash(path)] = False
+
+    @property
+    def written(self) -> int:
+        """Bytes of the archive so far."""
+        return self._out.written
+
+    @property
+    def inodes(self) -> int:
+        """Inodes that the archive has had so far, with the root directory."""
+        return self._files + len(self._directories) + 1
+
+    def add_layer(self, read: Callable[[], Iterable[bytes]], *, planned: bool = False) -> None:
+        """Merge the next lower layer; each call of *read* gives its tar archive from the start.
+
+        Raises: NeedsPlan, unless *planned*: start again with a new Merge, and plan; IntegrityError, UnsupportedImage;
+        and what *read* raises.
+        """
+        layer = Layer(self._stack)
+        again = self._plan(layer, Reader(read())) if planned else self._stream(layer, Reader(read()))
+        if again:
+            reader = Reader(read())
+            for number, member in enumerate(reader):
+                if names := again.get(number):
+                    self._write(reader, member, names)
+        for target, names in self._orphans.items():
+            if layer.removes(target):
+                raise _dangling(names[0], target)
+        self._directories.update(layer.shown)
+        layer.close()
+
+    def finish(self) -> None:
+        """Write the directories and the end of the archive.  Raises: IntegrityError, for a hard link to nowhere."""
+        for target, names in self._orphans.items():
+            raise _dangling(names[0], target)
+        for path, (mode, mtime) in self._directories.items():
+            self._out.write(header(path, DIRECTORY, mode | 0o700, mtime))
+        self._out.close()
+
+    def _stream(self, layer: Layer, reader: Reader) -> dict[int, list[bytes]]:
+        """Write what shows of a layer; the numbers of the members to be read again, with the names they get."""
+        links = _Links(layer)
+        entered = layer.directories
+        for number, member in self._counted(reader):
+            path = member.path
+            if outside(path):
+                continue
+            parent, _, name = path.rpartition(b"/")
+            if parent not in entered:
+                parent = layer.enter(parent, self._implied)
+                path = join(parent, name)
+                if outside(path):
+                    continue
+            if name.startswith(b".wh."):
+                layer.whiteout(parent, name)
+                continue
+            if member.kind == DIRECTORY:
+                layer.directory(path, (member.mode, member.mtime))
+                continue
+            names = [path] if layer.claim(path, parent, number) else []
+            if self._orphans:
+                names += self._orphans.pop(path, [])
+            if member.kind == HARDLINK:
+                links.add(path, names, member.link)
+                continue
+            if member.kind == SYMLINK:
+                layer.symlinks[path] = member.link
+            if names:
+                self._write(reader, member, names)
+        for path, target in links.settle():
+            self._out.write(header(path, HARDLINK, 0o644, 0, link=target))
+        for target, names in links.missing.items():
+            self._orphans.setdefault(target, []).extend(names)
+        return links.hidden
+
+    def _plan(self, layer: Layer, reader: Reader) -> dict[int, list[bytes]]:
+        """As `_stream`, but nothing is written yet: all that shows is to be read again."""
+        plan = make_plan(member for _, member in self._counted(reader))
+        for path, attributes in plan.directories.items():
+            layer.directory(path, attributes or self._implied)
+        for path in plan.whiteouts:
+            parent, _, name = path.rpartition(b"/")
+            layer.whiteout(parent, name)
+        again = {}
+        for number, names in plan.members.items():
+            shown = [p for p in names if layer.claim(p, p.rpartition(b"/")[0], number)]
+            again[number] = shown + [orphan for p in names for orphan in self._orphans.pop(p, [])]
+        for target, names in plan.links.items():
+            shown = [p for p in names if layer.claim(p, p.rpartition(b"/")[0], 0)]
+            if shown:
+                self._orphans.setdefault(target, []).extend(shown)
+        return again
+
+    def _write(self, reader: Reader, member: Member, names: list[bytes]) -> None:
+        """Write the member that *reader* is at under its names."""
+        path, mode = names[0], member.mode
+        self._files += 1
+        if member.kind != SYMLINK:
+            mode |= 0o500 if mode & 0o111 else 0o400
+        if member.plain and mode == member.mode and path == member.path:
+            reader.copy(self._out)
+        else:
+            fields = (member.mtime, member.size, member.link, member.device)
+            reader.copy(self._out, header(path, member.kind, mode, *fields))
+        for other in names[1:]:
+            self._out.write(header(other, HARDLINK, mode, 0, link=path))
+
+    def _counted(self, reader: Reader) -> Iterator[tuple[int, Member]]:
+        for number, member in enumerate(reader):
+            self._members += 1
+            if self._members > MAX_MEMBERS:
+                raise UnsupportedImage(f"the image's layers have more than {MAX_MEMBERS} members")
+            yield number, member
+
+
+class _Links:
+    """The hard links of a layer that is streamed.
+
+    A link may come before its target, and name another link; so all are settled at the end of the layer, when it is
+    known what each target has become.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._links: list[tuple[bytes, bytes]] = []  # names that show, with their targets
+        self._targets: dict[bytes, bytes] = {}  # of all links, hidden ones too
+        self.hidden: dict[int, list[bytes]] = {}
+        """Names whose data is in a member that does not show, by that member's number."""
+        self.missing: dict[bytes, list[bytes]] = {}
+        """Names whose target this layer does not have."""
+
+    def add(self, path: bytes, names: list[bytes], target: bytes) -> None:
+        """The link at *path*, which shows under *names*."""
+        target = self._layer.resolve(target)
+        if target == path:
+            raise NeedsPlan(f"{printable(path)} is a hard link to itself")
+        self._targets[path] = target
+        self._links += [(name, target) for name in names]
+
+    def settle(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the links that can be written, with their targets; the others go to `hidden` and `missing`."""
+        for path, first in self._links:
+            target, hops = first, 0
+            while target in self._targets:
+                target = self._targets[target]
+                hops += 1
+                if hops > len(self._targets):
+                    raise _dangling(path, target)
+            state = self._layer.files.get(hash(target))
+            if state == VISIBLE:
+                yield path, target
+            elif state is not None:
+                self.hidden.setdefault(state, []).append(path)
+            else:
+                self.missing.setdefault(target, []).append(path)
+
+
+def _dangling(path: bytes, target: bytes) -> IntegrityError:
+    return IntegrityError(f"{printable(path)} is a hard link to {printable(target)}, which no layer has")

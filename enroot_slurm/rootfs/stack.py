@@ -1,0 +1,142 @@
+"""Which names of a layer show in the image, below the layers that are above it.
+
+What an upper layer has hides the same name below it.  Whiteouts and opaque markers (OCI image-spec, layer.md) take
+effect on lower layers only.  Where an upper directory meets something else, lower layers no longer show through.
+This is what overlayfs does with the layers that `enroot import` unpacks.
+"""
+
+from __future__ import annotations
+
+from enroot_slurm.errors import EnrootSlurmError, IntegrityError, printable
+from enroot_slurm.rootfs.plan import MAX_SYMLINKS, follow, join
+
+__all__ = ["VISIBLE", "Layer", "NeedsPlan", "Stack"]
+
+VISIBLE = -1
+"""In `Layer.files`: the name shows."""
+
+_WHITEOUT = b".wh."
+_AUFS = b".wh..wh."  # metadata of aufs, which is nobody's file
+_OPAQUE = b".wh..wh..opq"
+
+
+class NeedsPlan(EnrootSlurmError):
+    """A layer has a name twice: its result must be planned before anything of it is written."""
+
+
+class Stack:
+    """All layers above the one that is read.
+
+    Names are kept as their 64-bit hashes (SipHash, with a key of this process), in a fifth of the memory of paths.
+    Of a million names, two share a hash once in 40 million imports.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[int, bool] = {}
+        """What there is: True for a directory."""
+        self.removed: set[int] = set()
+        """What whiteouts name."""
+        self.closed: set[int] = set()
+        """Directories into which nothing lower shows through."""
+
+
+class Layer:
+    """The names of one layer, as its members are met.
+
+    Raises: NeedsPlan, from any method, where a member replaces an earlier one of another kind or name.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._removed: list[int] = []
+        self._closed: list[int] = []
+        self.directories: dict[bytes, bool] = {b"": hash(b"") in stack.closed}
+        """The directories of this layer, named or implied: True where what is inside is hidden."""
+        self.shown: dict[bytes, tuple[int, int]] = {}
+        """Mode and mtime of the directories that this layer is the highest to have."""
+        self.files: dict[int, int] = {}
+        """All else by hashed path: `VISIBLE`, or the member's number when an upper layer hides it."""
+        self.symlinks: dict[bytes, bytes] = {}
+        """Targets of the symlinks of this layer, hidden ones too: they lead names of this layer elsewhere."""
+
+    def enter(self, path: bytes, implied: tuple[int, int], hops: int = 0) -> bytes:
+        """The directory that *path* leads to in this layer; where no member names it, it gets *implied* attributes."""
+        if path in self.directories:
+            return path
+        parent, _, name = path.rpartition(b"/")
+        path = join(self.enter(parent, implied, hops), name)
+        if path in self.symlinks:
+            return self.enter(self._follow(path, hops), implied, hops + 1)
+        if path not in self.directories:
+            self.directory(path, implied)
+        return path
+
+    def resolve(self, path: bytes, hops: int = 0) -> bytes:
+        """*path* with the symlinks of this layer followed in all but its last component."""
+        parent, _, name = path.rpartition(b"/")
+        if parent and parent not in self.directories:
+            parent = self.resolve(parent, hops)
+            while parent in self.symlinks:
+                parent = self.resolve(self._follow(parent, hops), hops + 1)
+                hops += 1
+        return join(parent, name)
+
+    def directory(self, path: bytes, attributes: tuple[int, int]) -> None:
+        """A directory, whose parent has been entered, with its mode and mtime; the last to come has its way."""
+        key = hash(path)
+        if key in self.files:
+            raise NeedsPlan(f"{printable(path)} is in a layer twice")
+        parent, _, name = path.rpartition(b"/")
+        hidden = self.directories[parent]
+        above = self._stack.names.get(key)
+        if not hidden and above is None and key not in self._stack.removed and not name.startswith(_WHITEOUT):
+            self.shown[path] = attributes
+        if path not in self.directories:
+            self.directories[path] = hidden or above is False or key in self._stack.closed or name.startswith(_WHITEOUT)
+
+    def claim(self, path: bytes, parent: bytes, number: int) -> bool:
+        """Whether *path*, which is no directory and is in the entered *parent*, shows."""
+        key = hash(path)
+        if key in self.files or path in self.directories:
+            raise NeedsPlan(f"{printable(path)} is in a layer twice")
+        above = self._stack.names.get(key)
+        if above:
+            self._closed.append(key)
+        visible = above is None and not self.directories[parent] and key not in self._stack.removed
+        self.files[key] = VISIBLE if visible else number
+        return visible
+
+    def whiteout(self, parent: bytes, name: bytes) -> None:
+        """The marker *name*, which starts with ``.wh.``, in the entered *parent*."""
+        if name == _OPAQUE:
+            self._closed.append(hash(parent))
+        elif not name.startswith(_AUFS):
+            victim = name.removeprefix(_WHITEOUT)
+            if victim in (b"", b".", b".."):
+                raise IntegrityError(f"a layer has an invalid whiteout: {printable(join(parent, name))}")
+            key = hash(join(parent, victim))
+            self._removed.append(key)
+            self._closed.append(key)
+
+    def removes(self, path: bytes) -> bool:
+        """Whether this layer's markers hide *path* of lower layers."""
+        while path:
+            if hash(path) in self._removed:
+                return True
+            path = path.rpartition(b"/")[0]
+            if hash(path) in self._closed:
+                return True
+        return False
+
+    def close(self) -> None:
+        """Add this layer to the stack."""
+        stack = self._stack
+        stack.names.update((key, False) for key, state in self.files.items() if state == VISIBLE)
+        stack.names.update((hash(path), True) for path in self.shown)
+        stack.removed.update(self._removed)
+        stack.closed.update(self._closed)
+
+    def _follow(self, path: bytes, hops: int) -> bytes:
+        if hops >= MAX_SYMLINKS:
+            raise IntegrityError(f"too many symlinks on the way to {printable(path)} in a layer")
+        return follow(path, self.symlinks[path])

@@ -1,0 +1,70 @@
+"""The squashfs 4.0 superblock (linux/fs/squashfs/squashfs_fs.h; squashfs-tools-ng, doc/format.adoc, section 2)."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO, NamedTuple
+
+from enroot_slurm.errors import IntegrityError
+
+__all__ = ["Superblock"]
+
+_LAYOUT = struct.Struct("<5I6H8Q")
+_MAGIC = 0x73717368
+_ABSENT = 0xFFFFFFFFFFFFFFFF
+_COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
+
+
+class Superblock(NamedTuple):
+    """The first 96 bytes of an image."""
+
+    magic: int
+    inodes: int
+    mtime: int
+    block_size: int
+    fragments: int
+    compression: int
+    block_log: int
+    flags: int
+    ids: int
+    major: int
+    minor: int
+    root_inode: int
+    bytes_used: int
+    id_table: int
+    xattr_table: int
+    inode_table: int
+    directory_table: int
+    fragment_table: int
+    export_table: int
+
+    @classmethod
+    def read(cls, image: BinaryIO) -> Superblock:
+        """The superblock of *image*, which is read from its start, checked against the file's size.
+
+        Raises: IntegrityError, when this is no complete squashfs 4.0 image.
+        """
+        image.seek(0)
+        raw = image.read(_LAYOUT.size)
+        size = image.seek(0, 2)
+        if len(raw) < _LAYOUT.size:
+            raise IntegrityError(f"not a squashfs image: it has {size} bytes")
+        block = cls(*_LAYOUT.unpack(raw))
+        tables = (block.id_table, block.inode_table, block.directory_table)
+        if (block.magic, block.major, block.minor) != (_MAGIC, 4, 0):
+            raise IntegrityError("not a squashfs 4.0 image")
+        if block.block_size != 1 << block.block_log or not 12 <= block.block_log <= 20:
+            raise IntegrityError("the squashfs image is damaged: its block size is impossible")
+        if block.bytes_used > size or any(t >= block.bytes_used for t in tables) or block.compressor == "unknown":
+            raise IntegrityError(f"the squashfs image is incomplete: {size} bytes of {block.bytes_used}")
+        return block
+
+    @property
+    def compressor(self) -> str:
+        """The compressor's name, as mksquashfs spells it."""
+        return _COMPRESSORS.get(self.compression, "unknown")
+
+    @property
+    def exportable(self) -> bool:
+        """Whether the image has the table that NFS servers need."""
+        return self.export_table != _ABSENT
