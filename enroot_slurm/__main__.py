@@ -1,0 +1,5 @@
+"""``python -m enroot_slurm``."""
+
+from enroot_slurm.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""The file that an import makes: complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from enroot_slurm.errors import OutputExists, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Output"]
+
+
+class Output:
+    """The file *path*, which may be replaced only with *force*.
+
+    Raises: OutputExists; StorageError, when nothing can be written there.  Both before any work is done.
+    """
+
+    def __init__(self, path: Path, *, force: bool) -> None:
+        self.path = path.absolute()
+        self._force = force
+        if self.path.is_dir():
+            raise StorageError(f"{self.path} is a directory", hint="Name a file: --output DIRECTORY/NAME.sqsh")
+        if not force and os.path.lexists(self.path):
+            raise self._exists()
+        if not self.path.parent.is_dir():
+            raise StorageError(f"there is no directory {self.path.parent}", hint="Make it first: mkdir -p")
+        if not os.access(self.path.parent, os.W_OK | os.X_OK):
+            raise StorageError(f"can't write to the directory {self.path.parent}", hint="Choose one with --output.")
+
+    @contextlib.contextmanager
+    def temporary(self) -> Iterator[Path]:
+        """A name beside the file that is unique over nodes and processes; what is left there at the end is removed."""
+        unique = f"{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(4)}"
+        # The name may be as long as names can be, so only a part of it stands in the temporary one.
+        temporary = self.path.with_name(f".{self.path.name[:64]}.{unique}.tmp")
+        try:
+            yield temporary
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def publish(self, temporary: Path) -> int:
+        """Give the complete file at *temporary* its name; the size in bytes.
+
+        Raises: OutputExists, when the name was taken meanwhile; StorageError.
+        """
+        try:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+                size = os.fstat(file.fileno()).st_size
+            if self._force:
+                temporary.replace(self.path)
+            else:
+                self._link(temporary)
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except FileExistsError:
+            raise self._exists() from None
+        except OSError as error:
+            raise StorageError(f"can't write {self.path}: {error.strerror}") from None
+        return size
+
+    def _link(self, temporary: Path) -> None:
+        """Name the file without ever replacing another."""
+        try:
+            os.link(temporary, self.path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # A file system without hard links: between the look and the rename another file could appear.
+            if os.path.lexists(self.path):
+                raise FileExistsError from None
+            temporary.replace(self.path)
+
+    def _exists(self) -> OutputExists:
+        return OutputExists(f"file already exists: {self.path}", hint="Replace it with --force, or choose --output.")

@@ -1,0 +1,175 @@
+"""What an import tells while it works: a status line on a terminal, log lines elsewhere.
+
+A library call is silent unless it is given a `Progress`.  All methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Display", "Progress", "Silent", "size_text"]
+
+_TERMINAL_INTERVAL = 0.2  # seconds between two status lines
+_LOG_INTERVAL = 10.0
+_RATE_WINDOW = 10.0  # seconds over which the rate is measured
+
+
+class Progress(Protocol):
+    """Whom an import tells about its progress."""
+
+    def phase(self, name: str) -> None:
+        """A new phase begins, such as "resolving"."""
+
+    def expect(self, size: int) -> None:
+        """So many bytes will be downloaded in all."""
+
+    def received(self, count: int) -> None:
+        """So many more bytes have been downloaded."""
+
+    def converted(self, total: int) -> None:
+        """So many bytes of the root file system have been handed to mksquashfs up to now."""
+
+    def warn(self, text: str) -> None:
+        """Something that a person should know, though it goes on."""
+
+
+class Silent:
+    """Tells nobody anything."""
+
+    def phase(self, name: str) -> None:
+        """Ignore it."""
+
+    def expect(self, size: int) -> None:
+        """Ignore it."""
+
+    def received(self, count: int) -> None:
+        """Ignore it."""
+
+    def converted(self, total: int) -> None:
+        """Ignore it."""
+
+    def warn(self, text: str) -> None:
+        """Ignore it."""
+
+
+class Display:
+    """Tells people, on *stream*: one line that is rewritten on a terminal, else a line for each phase and every 10 s.
+
+    Used as a context manager, so that the status line is gone when something else is printed.
+    """
+
+    def __init__(self, stream: TextIO = sys.stderr, prefix: str = "enroot-slurm: ") -> None:
+        self._stream = stream
+        self._prefix = prefix
+        self._terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+        self._name = ""
+        self._expected = self._received = self._converted = 0
+        self._samples: list[tuple[float, int]] = []
+
+    def phase(self, name: str) -> None:
+        """Show that the phase *name* begins."""
+        with self._lock:
+            self._name = name
+        self._show()
+
+    def expect(self, size: int) -> None:
+        """Show progress against *size* bytes."""
+        with self._lock:
+            self._expected = size
+            self._samples = [(time.monotonic(), self._received)]
+
+    def received(self, count: int) -> None:
+        """Count downloaded bytes."""
+        with self._lock:
+            self._received += count
+
+    def converted(self, total: int) -> None:
+        """Note how far the conversion is."""
+        self._converted = total
+
+    def warn(self, text: str) -> None:
+        """Print *text* on a line of its own."""
+        with self._lock:
+            self._clear()
+            print(f"{self._prefix}warning: {text}", file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        self._ticker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._ticker.join()
+        with self._lock:
+            self._clear()
+
+    def _tick(self) -> None:
+        while not self._stop.wait(_TERMINAL_INTERVAL if self._terminal else _LOG_INTERVAL):
+            self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            text = self._prefix + self._status()
+            if self._terminal:
+                columns = os.get_terminal_size(self._stream.fileno()).columns
+                self._stream.write(f"\r{text[: columns - 1]}\x1b[K")
+                self._stream.flush()
+            else:
+                print(text, file=self._stream, flush=True)
+
+    def _clear(self) -> None:
+        if self._terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def _status(self) -> str:
+        parts = [self._name]
+        if self._received < self._expected:
+            parts.append(f"downloaded {size_text(self._received)} of {size_text(self._expected)}{self._pace()}")
+        elif self._expected:
+            parts.append(f"downloaded {size_text(self._expected)}")
+        if self._converted:
+            parts.append(f"squashfs has read {size_text(self._converted)}")
+        return ", ".join(parts)
+
+    def _pace(self) -> str:
+        """The rate of the last seconds, and the time left at that rate."""
+        now = time.monotonic()
+        self._samples.append((now, self._received))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_WINDOW:
+            del self._samples[0]
+        since, before = self._samples[0]
+        rate = (self._received - before) / (now - since) if now - since > 0.5 else 0
+        if not rate:
+            return ""
+        left = (self._expected - self._received) / rate
+        return f", {size_text(int(rate))}/s, {_duration(left)} left"
+
+
+def size_text(size: int) -> str:
+    """*size* bytes for people: ``1.5 GiB``."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
