@@ -83,7 +83,7 @@ def parse_document(content: bytes, content_type: str) -> Manifest | Index:
     if not isinstance(stated, str):
         raise IntegrityError("the manifest's mediaType is not a string")
     known = _MANIFESTS | _INDEXES
-    if stated and header in known and stated != header:
+    if stated in known and header in known and stated != header:
         raise IntegrityError(f"the manifest calls itself {printable(stated)} but was sent as {printable(header)}")
     kind = stated or header
     has_layers, has_manifests = "layers" in document or "config" in document, "manifests" in document

@@ -82,7 +82,8 @@ class RcLayer(NamedTuple):
             b"etc/rc.local": _RC_LOCAL,
         }
         directories = {b"etc": None}
-        parts = clean(_bytes(working_dir)).split(b"/")
+        # A relative one is only entered by the script; enroot makes no directory for it.
+        parts = clean(_bytes(working_dir) if working_dir.startswith("/") else b"").split(b"/")
         directories |= dict.fromkeys(b"/".join(parts[: i + 1]) for i in range(len(parts)) if parts[0])
         if any(path in texts for path in directories):
             raise IntegrityError(f"the image's working directory {printable(working_dir)} is a file of enroot's")

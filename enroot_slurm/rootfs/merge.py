@@ -36,15 +36,13 @@ class Merge:
     def __init__(self, fd: int, rc: RcLayer, now: int) -> None:
         self._out = Writer(fd)
         self._implied = (0o755, now)
-        self._stack = Stack()
+        self._stack = Stack(rc.directories, (path for path, _ in rc.files))
         self._directories = dict.fromkeys(rc.directories, self._implied)
         self._orphans: dict[bytes, list[bytes]] = {}  # hard links that a lower layer must resolve: target -> names
         self._members = 0
         self._files = len(rc.files)
-        self._stack.names.update((hash(path), True) for path in rc.directories)
         for path, content in rc.files:
             self._out.write(header(path, FILE, 0o644, now, len(content)) + content + bytes(-len(content) % 512))
-            self._stack.names[hash(path)] = False
 
     @property
     def written(self) -> int:
@@ -192,7 +190,7 @@ class _Links:
                 hops += 1
                 if hops > len(self._targets):
                     raise _dangling(path, target)
-            state = self._layer.files.get(hash(target))
+            state = self._layer.find(target)
             if state == VISIBLE:
                 yield path, target
             elif state is not None:

@@ -144,6 +144,7 @@ class _Tree:
             del self.directories[below]
         for below in [p for p in self.files if p.startswith(inside)]:
             self._drop_file(below)
+        self.whiteouts = [p for p in self.whiteouts if not p.startswith(inside)]
 
 
 def follow(path: bytes, target: bytes) -> bytes:

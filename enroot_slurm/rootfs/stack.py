@@ -7,13 +7,18 @@ This is what overlayfs does with the layers that `enroot import` unpacks.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from enroot_slurm.errors import EnrootSlurmError, IntegrityError, printable
 from enroot_slurm.rootfs.plan import MAX_SYMLINKS, follow, join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["VISIBLE", "Layer", "NeedsPlan", "Stack"]
 
 VISIBLE = -1
-"""In `Layer.files`: the name shows."""
+"""From `Layer.find`: the name shows."""
 
 _WHITEOUT = b".wh."
 _AUFS = b".wh..wh."  # metadata of aufs, which is nobody's file
@@ -25,37 +30,41 @@ class NeedsPlan(EnrootSlurmError):
 
 
 class Stack:
-    """All layers above the one that is read.
+    """What the layers from the top down to the one that is read have put into the image.
 
-    Names are kept as their 64-bit hashes (SipHash, with a key of this process), in a fifth of the memory of paths.
+    Names are kept as their 64-bit hashes (SipHash, with a key of this process), in a third of the memory of paths.
     Of a million names, two share a hash once in 40 million imports.
     """
 
-    def __init__(self) -> None:
-        self.names: dict[int, bool] = {}
-        """What there is: True for a directory."""
+    def __init__(self, directories: Iterable[bytes], files: Iterable[bytes]) -> None:
+        self.names: dict[int, int] = {hash(path): 1 for path in directories}
+        """By hashed path: twice the number of the layer that has the name, and 1 more for a directory."""
+        self.names.update((hash(path), 0) for path in files)
         self.removed: set[int] = set()
         """What whiteouts name."""
         self.closed: set[int] = set()
         """Directories into which nothing lower shows through."""
+        self.depth = 0
+        """Layers so far; number 0 is the one that the stack is made with."""
 
 
 class Layer:
-    """The names of one layer, as its members are met.
+    """The names of the next lower layer of *stack*, as its members are met.
 
     Raises: NeedsPlan, from any method, where a member replaces an earlier one of another kind or name.
     """
 
     def __init__(self, stack: Stack) -> None:
+        stack.depth += 1
         self._stack = stack
+        self._code = 2 * stack.depth
         self._removed: list[int] = []
         self._closed: list[int] = []
+        self._hidden: dict[int, int] = {}  # what is no directory and does not show, by hashed path: member numbers
         self.directories: dict[bytes, bool] = {b"": hash(b"") in stack.closed}
         """The directories of this layer, named or implied: True where what is inside is hidden."""
         self.shown: dict[bytes, tuple[int, int]] = {}
         """Mode and mtime of the directories that this layer is the highest to have."""
-        self.files: dict[int, int] = {}
-        """All else by hashed path: `VISIBLE`, or the member's number when an upper layer hides it."""
         self.symlinks: dict[bytes, bytes] = {}
         """Targets of the symlinks of this layer, hidden ones too: they lead names of this layer elsewhere."""
 
@@ -84,27 +93,38 @@ class Layer:
     def directory(self, path: bytes, attributes: tuple[int, int]) -> None:
         """A directory, whose parent has been entered, with its mode and mtime; the last to come has its way."""
         key = hash(path)
-        if key in self.files:
-            raise NeedsPlan(f"{printable(path)} is in a layer twice")
-        parent, _, name = path.rpartition(b"/")
-        hidden = self.directories[parent]
         above = self._stack.names.get(key)
-        if not hidden and above is None and key not in self._stack.removed and not name.startswith(_WHITEOUT):
+        if above == self._code or key in self._hidden:
+            raise NeedsPlan(f"{printable(path)} is in a layer twice")
+        if above == self._code + 1:
+            above = None
+        parent, _, name = path.rpartition(b"/")
+        hidden = self.directories[parent] or name.startswith(_WHITEOUT)
+        if not hidden and above is None and key not in self._stack.removed:
             self.shown[path] = attributes
+            self._stack.names[key] = self._code + 1
         if path not in self.directories:
-            self.directories[path] = hidden or above is False or key in self._stack.closed or name.startswith(_WHITEOUT)
+            is_file = above is not None and not above & 1
+            self.directories[path] = hidden or is_file or key in self._stack.closed
 
     def claim(self, path: bytes, parent: bytes, number: int) -> bool:
-        """Whether *path*, which is no directory and is in the entered *parent*, shows."""
+        """Whether *path*, the member *number*, which is no directory and is in the entered *parent*, shows."""
         key = hash(path)
-        if key in self.files or path in self.directories:
-            raise NeedsPlan(f"{printable(path)} is in a layer twice")
         above = self._stack.names.get(key)
-        if above:
+        if key in self._hidden or path in self.directories or above == self._code:
+            raise NeedsPlan(f"{printable(path)} is in a layer twice")
+        if above is None and not self.directories[parent] and key not in self._stack.removed:
+            self._stack.names[key] = self._code
+            return True
+        if above is not None and above & 1:
             self._closed.append(key)
-        visible = above is None and not self.directories[parent] and key not in self._stack.removed
-        self.files[key] = VISIBLE if visible else number
-        return visible
+        self._hidden[key] = number
+        return False
+
+    def find(self, path: bytes) -> int | None:
+        """What is at *path* in this layer, and no directory: `VISIBLE`, a hidden member's number, or None."""
+        key = hash(path)
+        return VISIBLE if self._stack.names.get(key) == self._code else self._hidden.get(key)
 
     def whiteout(self, parent: bytes, name: bytes) -> None:
         """The marker *name*, which starts with ``.wh.``, in the entered *parent*."""
@@ -129,12 +149,9 @@ class Layer:
         return False
 
     def close(self) -> None:
-        """Add this layer to the stack."""
-        stack = self._stack
-        stack.names.update((key, False) for key, state in self.files.items() if state == VISIBLE)
-        stack.names.update((hash(path), True) for path in self.shown)
-        stack.removed.update(self._removed)
-        stack.closed.update(self._closed)
+        """End the layer: its markers take effect on those below."""
+        self._stack.removed.update(self._removed)
+        self._stack.closed.update(self._closed)
 
     def _follow(self, path: bytes, hops: int) -> bytes:
         if hops >= MAX_SYMLINKS:

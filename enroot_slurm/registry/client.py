@@ -1,0 +1,257 @@
+"""The registry: a reference becomes a manifest, a descriptor becomes bytes (OCI distribution-spec 1.1, "Pull").
+
+Nothing here trusts a header about content: manifests are hashed as received, blobs are counted, and whoever takes a
+blob hashes it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from enroot_slurm.errors import (
+    IntegrityError,
+    InvalidReference,
+    NetworkError,
+    PlatformNotFound,
+    UnsupportedImage,
+    printable,
+)
+from enroot_slurm.oci.digest import Digest
+from enroot_slurm.oci.manifest import ACCEPT, DOCKER_LIST, MAX_DOCUMENT, OCI_INDEX, Index, Manifest, parse_document
+from enroot_slurm.registry import answers
+from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
+from enroot_slurm.registry.blob import Transfer
+from enroot_slurm.registry.origin import Origin, RefusedTarget
+from enroot_slurm.registry.retry import RETRIED, Passing, Retries
+from enroot_slurm.registry.transport import Http, Response, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from enroot_slurm.errors import EnrootSlurmError
+    from enroot_slurm.oci.manifest import Descriptor
+    from enroot_slurm.oci.platform import Platform
+    from enroot_slurm.oci.reference import Reference
+    from enroot_slurm.registry.credentials import Credentials
+
+__all__ = ["Repository", "Transport"]
+
+_T = TypeVar("_T")
+_INDEXES = {DOCKER_LIST, OCI_INDEX}
+_MAX_DEPTH = 4  # indexes inside of indexes
+_MAX_INDEXES = 32
+_MAX_LOGINS = 5  # requests until it is well: without a token, an expired, a new, a wider one, without credentials
+
+
+class Repository:
+    """One repository of a registry, for pulling.  Several threads may use it; close it, or use it in a ``with``."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        credentials: Credentials,
+        transport: Transport,
+        *,
+        warn: Callable[[str], None],
+    ) -> None:
+        insecure = transport.allow_http or reference.registry in transport.insecure_registries
+        self._reference = reference
+        self._transport = transport
+        self._base = f"{'http' if insecure else 'https'}://{reference.registry}/v2/{reference.repository}"
+        try:
+            self._http = Http(Origin.of(self._base), transport)
+        except RefusedTarget as error:  # brackets without an IPv6 address in them
+            raise InvalidReference(f"not a registry: {reference.registry!r}: {error}") from None
+        self._login = Login(
+            self._http.registry, reference.repository, reference.user, credentials, ask=self._ask, warn=warn
+        )
+        self._credentials_file = credentials.name
+        self._warn = warn
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    @property
+    def anonymous(self) -> bool:
+        """True while every answer came without credentials: then the image is anyone's to see."""
+        return self._login.anonymous and not self._http.client_certificate
+
+    def resolve(self, platform: Platform) -> Manifest:
+        """The manifest of the reference's image for *platform*.
+
+        Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
+        """
+        document = self._document(self._reference.target, self._reference.digest)
+        if isinstance(document, Manifest):
+            return document
+        offered: list[Platform] = []
+        found = self._pick(document, platform, offered, {document.digest})
+        if found is None:
+            names = ", ".join(dict.fromkeys(printable(str(p), 40) for p in offered[:20])) or "none that is known"
+            raise PlatformNotFound(
+                f"{self._reference.familiar_name}:{self._reference.tag} is not there for {platform}",
+                hint=f"It is there for: {names}. Choose one with --arch.",
+            )
+        return found
+
+    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """The bytes of the blob that *descriptor* names: exactly as many as it says, in pieces of up to 1 MiB.
+
+        They are not hashed: that is the business of whoever writes them.
+
+        Raises: NotFound, AccessDenied, NetworkError, IntegrityError, at any piece.
+        """
+
+        def ask(headers: Mapping[str, str]) -> Response:
+            response = self._get(f"/blobs/{descriptor.digest}", headers)
+            if response.status in {200, 206, 416}:
+                return response
+            if response.redirected and response.status in {401, 403, 410}:
+                raise Passing(f"the link that {self._reference.registry} gave has expired")
+            raise self._refusal(response, f"blob {descriptor.digest}")
+
+        transfer = Transfer(descriptor, self._transport)
+        while not transfer.complete:
+            yield from transfer.attempt(ask)
+
+    def read_blob(self, descriptor: Descriptor, limit: int) -> bytes:
+        """The bytes of a blob of up to *limit* bytes, verified.
+
+        Raises: IntegrityError when it is larger or not what its digest promises; and as `blob`.
+        """
+        if descriptor.size > limit:
+            raise IntegrityError(f"{descriptor.digest} is said to have {descriptor.size} bytes; {limit} are the most")
+        content = b"".join(self.blob(descriptor))
+        _verify(content, descriptor.digest)
+        return content
+
+    def _document(self, target: str, digest: Digest | None) -> Manifest | Index:
+        """The manifest or index that *target*, a tag or the *digest*, names."""
+
+        def read() -> tuple[bytes, str]:
+            with self._get(f"/manifests/{target}", {"Accept": ", ".join(ACCEPT)}) as response:
+                if response.status != 200:
+                    raise self._refusal(response, "")
+                return response.read(MAX_DOCUMENT), response.headers.get("Content-Type", "")
+
+        content, content_type = self._retried(read)
+        if digest:
+            _verify(content, digest)
+        elif content_type.startswith("text/html"):
+            raise NetworkError(
+                f"{self._reference.registry} answers with a web page",
+                hint="Check the registry's name; a proxy or a login page may be in between.",
+            )
+        return parse_document(content, content_type)
+
+    def _pick(
+        self, index: Index, platform: Platform, offered: list[Platform], seen: set[Digest], depth: int = 0
+    ) -> Manifest | None:
+        """The manifest in *index*, or else in one nested in it, that fits *platform* best.
+
+        Adds the platforms there are to *offered*; *seen* are the indexes that need no second look.
+        """
+        manifests = [(p, d) for p, d in index.entries if d.media_type not in _INDEXES]
+        stated = [(p, d) for p, d in manifests if p is not None]
+        offered += [p for p, _ in stated]
+        best = platform.best([p for p, _ in stated])
+        chosen = stated[best][1] if best is not None else None
+        if chosen is None and len(index.entries) == 1 and manifests and not stated:
+            chosen = manifests[0][1]
+        if chosen is not None:
+            document = self._document(str(chosen.digest), chosen.digest)
+            if not isinstance(document, Manifest):
+                raise IntegrityError(f"{chosen.digest} is an index, but the index above calls it a manifest")
+            return document
+        for stated_platform, nested in index.entries:
+            if nested.media_type not in _INDEXES or nested.digest in seen:
+                continue
+            if stated_platform is not None and platform.rank(stated_platform) is None:
+                offered.append(stated_platform)
+                continue
+            if depth == _MAX_DEPTH or len(seen) == _MAX_INDEXES:
+                raise UnsupportedImage(
+                    f"the image has more than {_MAX_INDEXES} indexes, or more than {_MAX_DEPTH} inside of each other"
+                )
+            seen.add(nested.digest)
+            document = self._document(str(nested.digest), nested.digest)
+            if isinstance(document, Index):
+                found = self._pick(document, platform, offered, seen, depth + 1)
+            else:
+                found = document
+            if found is not None:
+                return found
+        return None
+
+    def _get(self, path: str, headers: Mapping[str, str]) -> Response:
+        """The answer to GET *path*, after logging in where that is asked for."""
+        for _ in range(_MAX_LOGINS):
+            authorization = self._login.authorization()
+            response = self._http.get(self._base + path, headers, authorization)
+            self._show_warnings(response)
+            if response.status not in {401, 403} or response.redirected:
+                if response.status < 400:
+                    self._login.accepted(authorization)
+                return response
+            response.error_body()
+            wanted = response.header_lines("WWW-Authenticate")
+            if not self._login.renew(authorization, wanted, forbidden=response.status == 403):
+                return response
+        return response
+
+    def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:
+        """What the token service at *url* answers (auth.Ask)."""
+
+        def ask() -> Answer:
+            if form is None:
+                response = self._http.get(url, {"Accept": "application/json"}, authorization)
+            else:
+                kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+                response = self._http.send("POST", url, kind, body=form)
+            with response:
+                if response.status in RETRIED:
+                    raise answers.passing(response, Origin.of(url).netloc)
+                return Answer(response.status, response.headers, response.read(MAX_ANSWER))
+
+        return self._retried(ask)
+
+    def _retried(self, call: Callable[[], _T]) -> _T:
+        retries = Retries(self._transport.retries, self._transport.backoff)
+        while True:
+            try:
+                return call()
+            except Passing as error:
+                retries.wait(error)
+
+    def _refusal(self, response: Response, blob: str) -> EnrootSlurmError:
+        return answers.refusal(response, self._reference, blob, self._login, self._credentials_file)
+
+    def _show_warnings(self, response: Response) -> None:
+        """Pass on what the registry says in Warning headers (RFC 7234, 5.5), once each."""
+        for line in response.header_lines("Warning"):
+            match = re.match(r'299 \S+ "(.*?)"(?: "[^"]*")?$', line)
+            text = f"{self._reference.registry} says: {printable(match[1] if match else line)}"
+            with self._lock:
+                new = text not in self._warned
+                self._warned.add(text)
+            if new:
+                self._warn(text)
+
+
+def _verify(content: bytes, digest: Digest) -> None:
+    if (received := Digest.of(content, digest.algorithm)) != digest:
+        raise IntegrityError(
+            f"the registry sent {received} for {digest}",
+            hint="Bytes were changed on the way or in the registry; a proxy that rewrites answers may do that.",
+        )

@@ -1,0 +1,94 @@
+"""Which certificates a registry's connection is checked against, and which one it is shown.
+
+Source of the directories' layout: containers-certs.d(5), as Docker and Podman use it.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enroot_slurm.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from enroot_slurm.registry.origin import Origin
+
+__all__ = ["client_context", "describe_failure"]
+
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu
+    "/etc/pki/tls/certs/ca-bundle.crt",  # RHEL
+    "/etc/ssl/ca-bundle.pem",  # SLES
+)
+
+
+def client_context(
+    origin: Origin, ca_file: str, certs_dirs: Sequence[Path], last_resort: str
+) -> tuple[ssl.SSLContext, bool]:
+    """The TLS settings for *origin*, and whether they hold a client certificate.
+
+    *ca_file* takes the place of the system's store (as *last_resort* does on a node that has none); what is in
+    ``HOST[:PORT]/*.crt`` of *certs_dirs* comes on top.
+
+    Raises: ConfigError, with the file that can't be used.
+    """
+    # Not ssl.create_default_context: its VERIFY_X509_STRICT (Python 3.13) refuses many sites' private CAs.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file:
+        _load_ca(context, ca_file)
+    else:
+        _load_system(context, last_resort)
+    directories = [d / name for d in certs_dirs for name in _directory_names(origin)]
+    for certificate in (c for d in directories for c in sorted(d.glob("*.crt"))):
+        _load_ca(context, str(certificate))
+    for certificate in (c for d in directories for c in sorted(d.glob("*.cert"))):
+        key = certificate.with_suffix(".key")
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"{certificate} with {key.name}: not a usable certificate: {error}") from None
+        return context, True
+    return context, False
+
+
+def _directory_names(origin: Origin) -> list[str]:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return [f"{host}:{origin.port}", host] if origin.port == 443 else [f"{host}:{origin.port}"]
+
+
+def _load_ca(context: ssl.SSLContext, file: str) -> None:
+    try:
+        context.load_verify_locations(cafile=file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{file}: not a usable file of CA certificates: {error}") from None
+
+
+def _load_system(context: ssl.SSLContext, last_resort: str) -> None:
+    paths = ssl.get_default_verify_paths()
+    if file := next((f for f in (paths.cafile, *_BUNDLES) if f and os.access(f, os.R_OK)), None):
+        _load_ca(context, file)
+    elif paths.capath and any(Path(paths.capath).iterdir()):
+        context.load_verify_locations(capath=paths.capath)
+    else:
+        _load_ca(context, last_resort)
+
+
+def describe_failure(error: BaseException) -> tuple[str, str, bool]:
+    """What the TLS *error* means, what to do about it, and whether it may pass."""
+    text = str(error)
+    if any(s in text for s in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")):
+        hint = "If it is meant to be reached by http, set ENROOT_ALLOW_HTTP=y or name it in insecure_registries."
+        return "the registry does not speak https", hint, False
+    if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in text:
+        why = getattr(error, "verify_message", "") or "it can't be verified"
+        hint = "If a CA of your own has signed it, name its file in ca_file, or put it into a certs.d directory."
+        return f"its certificate is refused: {printable(why)}", hint, False
+    if "EOF" in text:
+        return "the connection broke", "", True
+    why = str(getattr(error, "reason", None) or type(error).__name__)
+    return f"TLS failed: {printable(why)}", "", False

@@ -1,0 +1,279 @@
+"""Connections: TLS, proxies, the environment, and errors that say what is wrong."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError, NotFound
+from enroot_slurm.oci.platform import Platform
+from enroot_slurm.registry import transport as module
+from enroot_slurm.registry.origin import Origin, RefusedTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trustme
+    from support.fault_registry import FaultRegistry
+
+    from enroot_slurm.registry.client import Repository
+
+    Faulty = Callable[..., FaultRegistry]
+    Open = Callable[..., Repository]
+
+AMD64 = Platform("amd64")
+
+
+@pytest.fixture
+def secure(faulty: Faulty, authority: trustme.CA) -> FaultRegistry:
+    registry = faulty(ca=authority)
+    registry.add_image("team/app")
+    return registry
+
+
+def test_https(secure: FaultRegistry, open_repository: Open, ca_file: str):
+    """https with a CA of one's own, over one connection."""
+    repository = open_repository(f"{secure.host}#team/app", allow_http=False, ca_file=ca_file)
+    repository.read_blob(repository.resolve(AMD64).config, 10_000)
+    assert secure.connections == 1
+    assert repository.anonymous
+
+
+def test_untrusted(secure: FaultRegistry, open_repository: Open):
+    """A certificate of an unknown CA is refused at once, and the hint names ca_file."""
+    with pytest.raises(NetworkError, match="certificate is refused") as caught:
+        open_repository(f"{secure.host}#team/app", allow_http=False).resolve(AMD64)
+    assert "ca_file" in caught.value.hint
+    assert secure.connections <= 1
+
+
+def test_wrong_name(faulty: Faulty, authority: trustme.CA, open_repository: Open, ca_file: str):
+    """So is one for another host."""
+    registry = faulty(ca=authority, names=["other.example"])
+    with pytest.raises(NetworkError, match="certificate is refused"):
+        open_repository(f"{registry.host}#team/app", allow_http=False, ca_file=ca_file).resolve(AMD64)
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_bundles_of_the_environment(
+    secure: FaultRegistry, open_repository: Open, ca_file: str, monkeypatch, variable: str
+):
+    """What requests would take from the environment does not count."""
+    monkeypatch.setenv(variable, ca_file)
+    with pytest.raises(NetworkError, match="certificate is refused"):
+        open_repository(f"{secure.host}#team/app", allow_http=False).resolve(AMD64)
+    monkeypatch.setenv(variable, "/nonexistent")
+    assert open_repository(f"{secure.host}#team/app", allow_http=False, ca_file=ca_file).resolve(AMD64)
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+def test_bad_ca_file(secure: FaultRegistry, open_repository: Open, tmp_path: Path, content: str | None):
+    """A CA file that can't be used is a mistake in the settings."""
+    if content:
+        (tmp_path / "ca").write_text(content)
+    with pytest.raises(ConfigError, match=f"{tmp_path}/ca: not a usable file of CA certificates"):
+        open_repository(f"{secure.host}#team/app", allow_http=False, ca_file=f"{tmp_path}/ca").resolve(AMD64)
+
+
+def test_certs_d(secure: FaultRegistry, open_repository: Open, authority: trustme.CA, tmp_path: Path):
+    """certs.d/HOST:PORT holds CAs and a client certificate; with that one, answers are not anonymous."""
+    directory = tmp_path / "certs.d" / secure.host
+    directory.mkdir(parents=True)
+    authority.cert_pem.write_to_path(str(directory / "ca.crt"))
+    options = {"allow_http": False, "certs_dirs": (tmp_path / "none", tmp_path / "certs.d")}
+    repository = open_repository(f"{secure.host}#team/app", **options)
+    repository.resolve(AMD64)
+    assert repository.anonymous
+    client = authority.issue_cert("client.example")
+    client.cert_chain_pems[0].write_to_path(str(directory / "client.cert"))
+    client.private_key_pem.write_to_path(str(directory / "client.key"))
+    repository = open_repository(f"{secure.host}#team/app", **options)
+    repository.resolve(AMD64)
+    assert not repository.anonymous
+    (directory / "client.key").unlink()
+    with pytest.raises(ConfigError, match=r"client\.cert with client\.key"):
+        open_repository(f"{secure.host}#team/app", **options).resolve(AMD64)
+
+
+def test_certs_d_of_another_host(secure: FaultRegistry, open_repository: Open, authority: trustme.CA, tmp_path: Path):
+    """Another host's directory does not count."""
+    directory = tmp_path / "127.0.0.1"
+    directory.mkdir()
+    authority.cert_pem.write_to_path(str(directory / "ca.crt"))
+    with pytest.raises(NetworkError, match="certificate is refused"):
+        open_repository(f"{secure.host}#team/app", allow_http=False, certs_dirs=(tmp_path,)).resolve(AMD64)
+
+
+def test_http_registry_asked_by_https(faulty: Faulty, open_repository: Open):
+    """There is no fallback to http; the hint says how to allow it."""
+    registry = faulty()
+    with pytest.raises(NetworkError, match="does not speak https") as caught:
+        open_repository(f"{registry.host}#team/app", allow_http=False).resolve(AMD64)
+    assert "ENROOT_ALLOW_HTTP" in caught.value.hint
+    assert not registry.requests
+
+
+def test_insecure_registries(faulty: Faulty, open_repository: Open):
+    """http for the registries that are named, exactly."""
+    registry = faulty()
+    registry.add_image("team/app")
+    options = {"allow_http": False, "insecure_registries": frozenset({registry.host})}
+    assert open_repository(f"{registry.host}#team/app", **options).resolve(AMD64)
+    options["insecure_registries"] = frozenset({"127.0.0.1", "localhost"})
+    with pytest.raises(NetworkError):
+        open_repository(f"{registry.host}#team/app", **options).resolve(AMD64)
+
+
+def test_no_downgrade(secure: FaultRegistry, faulty: Faulty, open_repository: Open, ca_file: str):
+    """No redirect and no realm leads from https to http."""
+    plain = faulty()
+    secure.fault("/blobs/", redirect=f"{plain.url}/store/{{digest}}")
+    repository = open_repository(f"{secure.host}#team/app", allow_http=False, ca_file=ca_file)
+    manifest = repository.resolve(AMD64)
+    with pytest.raises(AccessDenied, match="it is not https"):
+        repository.read_blob(manifest.config, 10_000)
+    secure.fault("/manifests/", status=401, headers={"WWW-Authenticate": f'Bearer realm="{plain.url}/token"'})
+    with pytest.raises(AccessDenied, match="it is not https"):
+        repository.resolve(AMD64)
+    assert not plain.requests
+
+
+@pytest.mark.parametrize("place", ["netrc", "home"])
+def test_users_netrc_is_left_alone(
+    faulty: Faulty, open_repository: Open, load, tmp_path: Path, monkeypatch, place: str
+):
+    """Neither ~/.netrc nor NETRC is read, nor replaces our Authorization (psf/requests#3929)."""
+    file = tmp_path / ".netrc"
+    file.write_text("machine 127.0.0.1 login evil password evil\ndefault login evil password evil\n")
+    file.chmod(0o600)
+    monkeypatch.setenv(*(("NETRC", str(file)) if place == "netrc" else ("HOME", str(tmp_path))))
+    registry = faulty(auth="bearer", users={"ann": "pw"})
+    registry.add_image("team/app")
+    repository = open_repository(f"{registry.host}#team/app", load(f"machine {registry.host} login ann password pw"))
+    repository.resolve(AMD64)
+    assert [r.scheme for r in registry.requests] == ["", "Basic", "Bearer"]
+    assert registry.tokens.values()
+    assert set(registry.tokens.values()) == {"ann"}
+
+
+def test_no_cookies(faulty: Faulty, open_repository: Open):
+    """Cookies are not kept."""
+    registry = faulty()
+    registry.add_image("team/app")
+    registry.fault("/manifests/", headers={"Set-Cookie": "session=1; Path=/"})
+    repository = open_repository(f"{registry.host}#team/app")
+    repository.read_blob(repository.resolve(AMD64).config, 10_000)
+    assert all(r.headers["Cookie"] is None for r in registry.requests)
+
+
+def test_proxy(faulty: Faulty, open_repository: Open, monkeypatch):
+    """http_proxy is used if wished, and no_proxy holds."""
+    proxy, registry = faulty(), faulty()
+    registry.add_image("team/app")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy.url)
+    repository = open_repository(f"{registry.host}#team/app", proxies_from_env=False)
+    assert repository.resolve(AMD64)
+    with pytest.raises(NotFound):
+        open_repository(f"{registry.host}#team/app", proxies_from_env=True, retries=0).resolve(AMD64)
+    assert len(proxy.requests) == 1
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert open_repository(f"{registry.host}#team/app", proxies_from_env=True).resolve(AMD64)
+
+
+def test_dead_proxy(open_repository: Open, monkeypatch, unused_port: int):
+    """A proxy that is not there is named as the culprit, without its password."""
+    monkeypatch.setenv("http_proxy", f"http://user:hunter2@127.0.0.1:{unused_port}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(NetworkError, match="the proxy does not reach it") as caught:
+        open_repository("r.example#team/app", proxies_from_env=True, retries=0).resolve(AMD64)
+    assert "hunter2" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__!r}"
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_refused_connection(open_repository: Open, unused_port: int):
+    """Nobody there."""
+    with pytest.raises(NetworkError, match=f"127.0.0.1:{unused_port}: the connection was refused") as caught:
+        open_repository(f"127.0.0.1:{unused_port}#team/app").resolve(AMD64)
+    assert "port" in caught.value.hint
+
+
+def test_unknown_host(open_repository: Open):
+    """A name that the DNS does not have (RFC 6761 reserves .invalid)."""
+    with pytest.raises(NetworkError, match=r"nowhere\.invalid: the (host name is not known|DNS does not answer)"):
+        open_repository("nowhere.invalid#team/app").resolve(AMD64)
+
+
+def test_silent_registry(open_repository: Open):
+    """A server that accepts and says nothing is given up."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(NetworkError, match="stopped to answer"):
+            open_repository(f"{host}#team/app", stall_timeout=0.1, retries=1).resolve(AMD64)
+
+
+def test_https_registry_asked_by_http(faulty: Faulty, open_repository: Open):
+    """Servers that speak https say so to who does not."""
+    registry = faulty()
+    registry.fault("/", status=400, body=b"Client sent an HTTP request to an HTTPS server.\n")
+    with pytest.raises(NetworkError, match="speaks https, but was asked by http"):
+        open_repository(f"{registry.host}#team/app").resolve(AMD64)
+
+
+def test_peer_is_vetted(faulty: Faulty, monkeypatch):
+    """A name that leads to this machine is found out at the connection, before anything is sent (DNS rebinding)."""
+    registry = faulty()
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1", *rest, **more))
+    http = module.Http(Origin.of("http://registry.example"), module.Transport(proxies_from_env=False))
+    with pytest.raises(AccessDenied, match="it is this machine"):
+        http.get(f"http://innocent.example:{registry.port}/store/x", {})
+    assert not registry.requests
+    own = module.Http(Origin.of(f"http://registry.example:{registry.port}"), module.Transport(proxies_from_env=False))
+    assert own.get(f"http://registry.example:{registry.port}/v2/", {}).status == 404
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.1.1", "224.0.0.1"])
+def test_special_peers(address: str):
+    """Nobody has a registry at a link-local address."""
+
+    class Socket:
+        closed = False
+
+        def getpeername(self) -> tuple[str, int]:
+            return address, 80
+
+        def close(self) -> None:
+            self.closed = True
+
+    connection = module._Vetted()
+    connection.sock = fake = Socket()
+    with pytest.raises(RefusedTarget):
+        connection.vet()
+    assert fake.closed
+
+
+def test_imports():
+    """Credentials and the token's flow need no HTTP library; the whole package none of the program's other parts."""
+    code = (
+        "import sys, enroot_slurm.registry.auth, enroot_slurm.registry.credentials, enroot_slurm.registry.blob\n"
+        "assert 'requests' not in sys.modules and 'urllib3' not in sys.modules\n"
+        "import enroot_slurm.registry.client\n"
+        "ours = {m.split('.')[1] for m in sys.modules if m.startswith('enroot_slurm.')}\n"
+        "assert ours == {'errors', 'oci', 'registry'}, ours\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,327 @@
+"""The merge of layers, against a model that is slow and obviously right."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enroot_slurm.errors import IntegrityError
+from enroot_slurm.rootfs.entrypoint import RcLayer
+from enroot_slurm.rootfs.merge import Merge
+from enroot_slurm.rootfs.stack import NeedsPlan
+
+NOW = 1_700_000_000
+NO_RC = RcLayer((), ())
+DIR, FILE, SYMLINK, LINK = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+def archive(members, fmt=tarfile.GNU_FORMAT):
+    """The tar archive with members (name, type, mode, content or link)."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=fmt) as tar:
+        for i, (name, kind, mode, value) in enumerate(members):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.mtime, info.uid = kind, mode, 1000 + i, 1000
+            content = value.encode() if kind == FILE else b""
+            info.size = len(content)
+            info.linkname = value if kind in (SYMLINK, LINK) else ""
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def merge(layers, rc=NO_RC, piece=1 << 20, planned=None):
+    """Merge archives (the lowest first); the result as {path: (kind, mode, mtime, value)} and link groups."""
+    for plan in [False, True] if planned is None else [planned]:
+        with tempfile.TemporaryFile() as out:
+            merged = Merge(out.fileno(), rc, NOW)
+            try:
+                for data in reversed(layers):
+                    merged.add_layer(
+                        lambda data=data: (data[i : i + piece] for i in range(0, len(data), piece)), planned=plan
+                    )
+                merged.finish()
+            except NeedsPlan:
+                assert not plan
+                continue
+            assert out.tell() == merged.written or os.lseek(out.fileno(), 0, os.SEEK_END) == merged.written
+            out.seek(0)
+            return read(out, merged.inodes)
+    raise AssertionError
+
+
+def read(out, inodes):
+    tree, groups, seen = {}, {}, set()
+    with tarfile.open(fileobj=out) as tar:
+        for info in tar:
+            assert info.name not in seen, f"{info.name} is written twice"
+            seen.add(info.name)
+            assert (info.uid, info.gid) == (0, 0) or info.type in (FILE, SYMLINK)
+            if info.islnk():
+                assert info.linkname in tree, "a hard link comes after its target"
+                tree[info.name] = tree[info.linkname]
+                groups.setdefault(info.linkname, {info.linkname}).add(info.name)
+                continue
+            value = tar.extractfile(info).read().decode() if info.isreg() else info.linkname
+            tree[info.name] = (info.type, info.mode, int(info.mtime), value)
+    links = sum(len(g) - 1 for g in groups.values())
+    assert inodes == len(tree) - links + 1
+    return tree, {frozenset(g) for g in groups.values()}
+
+
+# ---- the model: a layer is a nested dict, applied in order; then directories are laid over each other
+
+
+class Node:
+    """A directory (with children), or anything else."""
+
+    def __init__(self, kind, mode=0o755, mtime=NOW, value=""):
+        self.kind, self.mode, self.mtime, self.value = kind, mode, mtime, value
+        self.children, self.removed, self.opaque = {}, set(), False
+
+
+def apply(members):
+    root = Node(DIR)
+
+    def enter(parts):
+        node = root
+        for part in parts:
+            child = node.children.get(part)
+            if child and child.kind == SYMLINK:  # all of them lead to "nowhere", beside them
+                part = "nowhere"
+                child = node.children.get(part)
+            if child is None or child.kind != DIR:
+                child = node.children[part] = Node(DIR)
+            node = child
+        return node
+
+    def look(path):
+        node = root
+        for part in path.split("/"):
+            node = node.children.get(part) if node and node.kind == DIR else None
+        return node
+
+    for i, (name, kind, mode, value) in enumerate(members):
+        *parents, last = name.split("/")
+        parent = enter(parents)
+        if last == ".wh..wh..opq":
+            parent.opaque = True
+        elif last.startswith(".wh."):
+            parent.removed.add(last.removeprefix(".wh."))
+        elif kind == DIR:
+            old = parent.children.get(last)
+            node = old if old and old.kind == DIR else Node(DIR)
+            node.mode, node.mtime = mode, 1000 + i
+            parent.children[last] = node
+        elif kind == LINK:
+            target = look(value)
+            assert target is not None
+            parent.children[last] = target
+        else:
+            parent.children[last] = Node(kind, mode, 1000 + i, value)
+    return root
+
+
+def overlay(directories):
+    """Lay directories (the top one first) over each other: {name: node or list of directory nodes}."""
+    result, gone, closed = {}, set(), set()
+    for directory in directories:
+        for name, node in directory.children.items():
+            if name in gone or name in closed:
+                continue
+            if name not in result:
+                result[name] = [node]
+                if node.kind != DIR:
+                    closed.add(name)
+            elif node.kind == DIR:
+                result[name].append(node)
+            else:
+                closed.add(name)
+        gone |= directory.removed
+        if directory.opaque:
+            break
+    return result
+
+
+def model(layers):
+    tree, groups = {}, {}
+
+    def walk(prefix, directories):
+        for name, nodes in overlay(directories).items():
+            path, node = prefix + name, nodes[0]
+            mode = node.mode
+            if node.kind == DIR:
+                mode |= 0o700
+                walk(path + "/", nodes)
+            elif node.kind == FILE:
+                mode |= 0o500 if mode & 0o111 else 0o400
+            tree[path] = (node.kind, mode, node.mtime, node.value)
+            if node.kind != DIR:
+                groups.setdefault(id(node), set()).add(path)
+
+    walk("", [apply(layer) for layer in reversed(layers)])
+    return tree, {frozenset(g) for g in groups.values() if len(g) > 1}
+
+
+names = st.sampled_from(["a", "b", "c"])
+paths = st.lists(names, min_size=1, max_size=3).map("/".join)
+modes = st.sampled_from([0o644, 0o000, 0o755, 0o4711, 0o001])
+
+
+@st.composite
+def layer_members(draw):
+    """The members of one layer; hard links name what is there when they come."""
+    members = []
+    for _ in range(draw(st.integers(0, 8))):
+        choice = draw(st.sampled_from(["file"] * 4 + ["dir"] * 3 + ["symlink", "link", "link", "whiteout", "opaque"]))
+        path = draw(paths)
+        if choice == "dir":
+            members.append((path, DIR, draw(modes), ""))
+        elif choice == "whiteout":
+            head, _, tail = path.rpartition("/")
+            members.append((f"{head}/.wh.{tail}" if head else f".wh.{tail}", FILE, 0o644, ""))
+        elif choice == "opaque":
+            members.append((f"{path}/.wh..wh..opq", FILE, 0o644, ""))
+        elif choice == "symlink":
+            members.append((path + "/s", SYMLINK, 0o777, "nowhere"))
+        elif choice == "link":
+            there = sorted(p for p in files_of(apply(members)) if p != path and not p.startswith(path + "/"))
+            there = [p for p in there if not path.startswith(p + "/")]
+            if there:
+                members.append((path, LINK, 0o644, draw(st.sampled_from(there))))
+        else:
+            members.append((path, FILE, draw(modes), draw(st.text("xyz", max_size=600))))
+    return members
+
+
+def files_of(node, prefix=""):
+    for name, child in node.children.items():
+        if child.kind == DIR:
+            yield from files_of(child, f"{prefix}{name}/")
+        else:
+            yield prefix + name
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(layer_members(), min_size=1, max_size=4), st.sampled_from([7, 512, 1 << 20]))
+def test_merge_equals_the_model(layers, piece):
+    """Whatever the layers hold, in whatever pieces they come, the result is what laying them over each other gives."""
+    tree, groups = merge([archive(layer) for layer in layers], piece=piece)
+    expected, expected_groups = model(layers)
+    assert expected == tree
+    assert expected_groups == groups
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(layer_members(), min_size=1, max_size=4))
+def test_plans_change_nothing(layers):
+    """A merge that plans every layer gives what a merge that streams gives."""
+    archives = [archive(layer) for layer in layers]
+    assert merge(archives) == merge(archives, planned=True)
+
+
+def tree_of(*layers, rc=NO_RC):
+    return merge([archive(layer) for layer in layers], rc)[0]
+
+
+def f(name, content="", mode=0o644):
+    return (name, FILE, mode, content)
+
+
+def test_dev_is_emptied():
+    """What is below /dev goes, /dev itself stays, and so does another directory of that name."""
+    tree = tree_of([("dev", DIR, 0o755, ""), f("dev/null"), f("./dev/shm/x"), f("opt/dev/kept")])
+    assert set(tree) == {"dev", "opt", "opt/dev", "opt/dev/kept"}
+
+
+@pytest.mark.parametrize("name", [".wh.", "a/.wh..", "a/.wh..."])
+def test_invalid_whiteouts_are_refused(name):
+    """A whiteout of nothing, of `.` or of `..` is malformed."""
+    with pytest.raises(IntegrityError, match="invalid whiteout"):
+        tree_of([f(name)])
+
+
+def test_aufs_metadata_is_ignored():
+    """Files of aufs itself, which start with .wh..wh., are nobody's."""
+    tree = tree_of([f(".wh..wh.aufs"), (".wh..wh.plnk", DIR, 0o700, ""), f(".wh..wh.plnk/1.2", "data"), f("a")])
+    assert set(tree) == {"a"}
+
+
+def test_a_hard_link_to_a_lower_layer_is_resolved():
+    """A link whose target only a lower layer has gets that file, shown or hidden."""
+    lower = [f("shown", "1"), f("hidden", "2")]
+    upper = [("one", LINK, 0, "shown"), ("two", LINK, 0, "hidden")]
+    tree, groups = merge([archive(lower), archive(upper), archive([f("hidden", "new")])])
+    assert (tree["one"][3], tree["two"][3], tree["hidden"][3]) == ("1", "2", "new")
+    assert groups == {frozenset({"shown", "one"})}
+
+
+def test_a_hard_link_before_its_target_is_resolved():
+    """The order of a link and its target in a layer does not matter."""
+    tree, groups = merge([archive([("link", LINK, 0, "later"), f("later", "data")])])
+    assert tree["link"][3] == "data"
+    assert groups == {frozenset({"later", "link"})}
+
+
+def test_a_hard_link_to_nowhere_is_refused():
+    """A link without target is an error, which names both."""
+    with pytest.raises(IntegrityError, match="gone is a hard link to nothing, which no layer has"):
+        tree_of([f("a")], [("gone", LINK, 0, "nothing")])
+
+
+def test_a_hard_link_to_what_a_whiteout_removes_is_refused():
+    """A whiteout between a link and the layer with its target counts."""
+    with pytest.raises(IntegrityError, match="which no layer has"):
+        tree_of([f("a/t", "x")], [f("a/.wh.t")], [("link", LINK, 0, "a/t")])
+
+
+def test_names_below_a_symlink_of_their_layer_are_resolved():
+    """A member below a symlink of the same layer is where the symlink leads, never outside."""
+    tree = tree_of([("lib", SYMLINK, 0o777, "usr/lib"), f("lib/x", "1"), ("up", SYMLINK, 0o777, "../../.."), f("up/y")])
+    assert tree["usr/lib/x"][3] == "1"
+    assert "y" in tree
+    assert tree["lib"][0] == SYMLINK
+
+
+def test_names_below_a_symlink_of_a_lower_layer_replace_it():
+    """As with enroot's overlay: an upper layer's directory hides a lower symlink."""
+    tree = tree_of([("lib", SYMLINK, 0o777, "usr/lib"), f("usr/lib/a")], [f("lib/x", "1")])
+    assert tree["lib"][0] == DIR
+    assert "usr/lib/x" not in tree
+
+
+def test_symlink_loops_are_refused():
+    """A name that leads through a loop of symlinks is an error, not an endless loop."""
+    with pytest.raises(IntegrityError, match="too many symlinks"):
+        tree_of([("a", SYMLINK, 0o777, "b"), ("b", SYMLINK, 0o777, "a"), f("a/x")])
+
+
+def test_the_rc_layer_shadows_the_image():
+    """enroot's files and directories are on top, with mode 0755 and even in place of a symlink."""
+    rc = RcLayer((b"etc", b"var", b"var/run"), ((b"etc/rc", b"#!"),))
+    lower = [("etc", DIR, 0o700, ""), f("etc/rc", "old"), ("var", DIR, 0o711, ""), ("var/run", SYMLINK, 0o777, "/run")]
+    tree = tree_of([*lower, f("etc/passwd")], rc=rc)
+    assert tree["etc"][:3] == (DIR, 0o755, NOW)
+    assert tree["etc/rc"][3] == "#!"
+    assert tree["var/run"][0] == DIR
+    assert "etc/passwd" in tree
+
+
+def test_memory_of_names_is_small():
+    """A hundred thousand names cost less than 12 MiB while they are merged."""
+    import tracemalloc
+
+    data = archive([f(f"some/directory/{i:05}") for i in range(100_000)])
+    tracemalloc.start()
+    with open("/dev/null", "wb") as out:
+        merged = Merge(out.fileno(), NO_RC, NOW)
+        merged.add_layer(lambda: iter([data]))
+        merged.finish()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 << 20
