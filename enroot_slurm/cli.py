@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who reads our output has gone; nothing is to be told any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001  the last line of defence: no traceback for users
+    except Exception as error:  # the last line of defence: no traceback for users
         if verbose:
             raise
         print(f"enroot-slurm: unexpected error: {type(error).__name__}: {error}", file=sys.stderr)

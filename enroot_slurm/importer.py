@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +21,8 @@ from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.rootfs.entrypoint import RcLayer
 
 if TYPE_CHECKING:
+    import os
+
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.progress import Progress

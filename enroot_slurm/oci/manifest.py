@@ -63,7 +63,7 @@ class Index(NamedTuple):
 
     digest: Digest
     entries: tuple[tuple[Platform | None, Descriptor], ...]
-    """Manifests with the platforms they state (None: nothing is stated) and nested indexes; attestations are left out."""
+    """Manifests with the platforms they state (None: nothing is stated) and nested indexes, without attestations."""
 
 
 def parse_document(content: bytes, content_type: str) -> Manifest | Index:

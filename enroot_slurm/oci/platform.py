@@ -68,7 +68,7 @@ class Platform(NamedTuple):
         if len(parts) > 2 or architecture not in _KNOWN or (len(parts) == 2 and not _LEVEL.fullmatch(explicit)):
             raise InvalidPlatform(
                 f"unknown architecture: {printable(text, 60)!r}",
-                hint="Use a name of uname -m or of Docker: x86_64 (amd64), aarch64 (arm64), ppc64le, riscv64, s390x, arm/v7.",
+                hint="Names are uname's or Docker's: x86_64 (amd64), aarch64 (arm64), ppc64le, riscv64, s390x, arm/v7.",
             )
         return cls(architecture, explicit or variant)
 

@@ -165,8 +165,7 @@ def _why_user(user: str) -> tuple[str, str]:
     if ":" in user and "@" not in user:
         return (
             "a login must not hold a password",
-            "Passwords in a command line are visible to all users of the node: keep them in "
-            "$ENROOT_CONFIG_PATH/.credentials and name only the login: docker://USER@REGISTRY#IMAGE.",
+            "All users of the node can see it: keep it in $ENROOT_CONFIG_PATH/.credentials, and write USER@REGISTRY#IMAGE.",
         )
     return "not a login name", "Expected docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]."
 

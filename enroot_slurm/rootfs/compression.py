@@ -74,8 +74,8 @@ def _gzip_decoder(program: str) -> Decoder:
         for name in ("pigz", "gzip"):
             if path := shutil.which(name):
                 return lambda chunks: _piped([path, "-d", "-c"], chunks)
-        return lambda chunks: _inflate(chunks, zlib.decompressobj)
-    return lambda chunks: _inflate(chunks, zlib_ng.decompressobj)
+        return lambda chunks: _inflate(chunks, zlib.decompressobj, zlib.error)
+    return lambda chunks: _inflate(chunks, zlib_ng.decompressobj, zlib_ng.error)
 
 
 class _Inflater(Protocol):
@@ -90,7 +90,7 @@ class _Inflater(Protocol):
     def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
 
 
-def _inflate(chunks: Iterable[bytes], new: Callable[[int], _Inflater]) -> Iterator[bytes]:
+def _inflate(chunks: Iterable[bytes], new: Callable[[int], _Inflater], damage: type[Exception]) -> Iterator[bytes]:
     """Decode all members of a gzip file; zero bytes may pad it (gzip(1))."""
     inflater: _Inflater | None = None
     for chunk in chunks:
@@ -103,7 +103,7 @@ def _inflate(chunks: Iterable[bytes], new: Callable[[int], _Inflater]) -> Iterat
                 inflater = new(16 + zlib.MAX_WBITS)
             try:
                 piece = inflater.decompress(data, CHUNK)
-            except Exception as error:  # zlib.error of whichever library
+            except damage as error:
                 raise IntegrityError(f"a layer's gzip data is damaged: {printable(str(error))}") from None
             if piece:
                 yield piece

@@ -46,7 +46,7 @@ _TIME_MASK = 0xFFFFFFFF  # squashfs has 32 bits; times before 1970 wrap around, 
 _SECONDS = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 # Mode, owner, size and time that every reader takes as they are; checksum; a file or symlink; ustar; no prefix.
 _PLAIN = re.compile(
-    rb"[0-7]{7}\0[0-7]{7}\0[0-7]{7}\0[0-7]{11}[ \0][0-7]{11}[ \0].{8}(?:0.{100}|2[^\0].{99})ustar(?:  \0|\0\d\d).{80}\0",
+    rb"(?:[0-7]{7}\0){3}(?:[0-7]{11}[ \0]){2}.{8}(?:0.{100}|2[^\0].{99})ustar(?:  \0|\0\d\d).{80}\0",
     re.DOTALL,
 )
 
