@@ -75,7 +75,7 @@ def _gzip_decoder(program: str) -> Decoder:
             if path := shutil.which(name):
                 return lambda chunks: _piped([path, "-d", "-c"], chunks)
         return lambda chunks: _inflate(chunks, zlib.decompressobj, zlib.error)
-    return lambda chunks: _inflate(chunks, zlib_ng.decompressobj, zlib_ng.error)
+    return lambda chunks: _inflate(chunks, zlib_ng.decompressobj, zlib_ng.error)  # type: ignore[arg-type]  its stub has an instance
 
 
 class _Inflater(Protocol):

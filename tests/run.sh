@@ -1,0 +1,12 @@
+#!/bin/sh
+# run.sh [PYTEST ARGUMENT...]: install what the tests need (Debian or Ubuntu), then lint, check types and test.
+set -eu
+cd "$(dirname "$0")/.."
+sh etc/bootstrap.sh dev docker-registry skopeo umoci buildah busybox-static squashfs-tools squashfs-tools-ng squashfuse \
+    apache2-utils pigz zstd openssl util-linux mount attr fuse3 psmisc shellcheck
+bin=$PWD/.venv/bin
+"$bin/ruff" format --check --quiet .
+"$bin/ruff" check --quiet .
+"$bin/mypy"
+shellcheck etc/*.sh examples/*.sh tests/*.sh .ci/run
+exec "$bin/python" -m pytest -n "${TEST_PROCESSES:-2}" "$@"
