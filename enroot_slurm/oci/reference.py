@@ -165,7 +165,7 @@ def _why_user(user: str) -> tuple[str, str]:
     if ":" in user and "@" not in user:
         return (
             "a login must not hold a password",
-            "All users of the node can see it: keep it in $ENROOT_CONFIG_PATH/.credentials, and write USER@REGISTRY#IMAGE.",
+            "Everyone can see it: keep it in $ENROOT_CONFIG_PATH/.credentials, and write USER@REGISTRY#IMAGE.",
         )
     return "not a login name", "Expected docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]."
 

@@ -32,9 +32,9 @@ class Transfer:
     skipped.
     """
 
-    def __init__(self, descriptor: Descriptor, transport: Transport) -> None:
+    def __init__(self, descriptor: Descriptor, transport: Transport, tell: Callable[[str], None]) -> None:
         self._descriptor = descriptor
-        self._retries = Retries(transport.retries, transport.backoff)
+        self._retries = Retries(transport.retries, transport.backoff, tell)
         self._deadline = time.monotonic() + transport.transfer_timeout if transport.transfer_timeout else None
         self._done = 0
         self._dropped = 0

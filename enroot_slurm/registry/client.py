@@ -121,7 +121,7 @@ class Repository:
                 raise Passing(f"the link that {self._reference.registry} gave has expired")
             raise self._refusal(response, f"blob {descriptor.digest}")
 
-        transfer = Transfer(descriptor, self._transport)
+        transfer = Transfer(descriptor, self._transport, self._warn)
         while not transfer.complete:
             yield from transfer.attempt(ask)
 
@@ -227,7 +227,7 @@ class Repository:
         return self._retried(ask)
 
     def _retried(self, call: Callable[[], _T]) -> _T:
-        retries = Retries(self._transport.retries, self._transport.backoff)
+        retries = Retries(self._transport.retries, self._transport.backoff, self._warn)
         while True:
             try:
                 return call()

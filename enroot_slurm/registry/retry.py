@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from enroot_slurm.errors import NetworkError, RateLimited
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["RETRIED", "Passing", "Retries", "TooMany", "retry_after"]
 
@@ -37,13 +37,16 @@ class TooMany(Passing, RateLimited):
 class Retries:
     """The attempts of one request: at most *limit* more, spread out by exponential backoff with full jitter.
 
+    *tell* is told of each, so that nobody waits in silence.
+
     Full jitter (any time from none to the whole) keeps the nodes of a job from coming back together; see
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
 
-    def __init__(self, limit: int, backoff: float) -> None:
+    def __init__(self, limit: int, backoff: float, tell: Callable[[str], None]) -> None:
         self._limit = limit
         self._backoff = backoff
+        self._tell = tell
         self._used = 0
 
     def progress(self) -> None:
@@ -60,9 +63,11 @@ class Retries:
             raise RateLimited(f"{error}; it asks to come back at {when:%Y-%m-%d %H:%M:%S} UTC", hint=error.hint)
         if self._used >= self._limit:
             raise error
-        delay = min(_LONGEST_BACKOFF, self._backoff * 2**self._used)
+        longest = min(_LONGEST_BACKOFF, self._backoff * 2**self._used)
+        delay = error.delay + random.uniform(0, longest)  # noqa: S311  (jitter, not a secret)
         self._used += 1
-        time.sleep(error.delay + random.uniform(0, delay))  # noqa: S311  (jitter, not a secret)
+        self._tell(f"{error}; trying again in {delay:.1f} s ({self._used} of {self._limit})")
+        time.sleep(delay)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import threading
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from enroot_slurm.errors import ConversionError, EnrootSlurmError, IntegrityError, UnsupportedImage, printable
 
@@ -75,7 +75,8 @@ def _gzip_decoder(program: str) -> Decoder:
             if path := shutil.which(name):
                 return lambda chunks: _piped([path, "-d", "-c"], chunks)
         return lambda chunks: _inflate(chunks, zlib.decompressobj, zlib.error)
-    return lambda chunks: _inflate(chunks, zlib_ng.decompressobj, zlib_ng.error)  # type: ignore[arg-type]  its stub has an instance
+    damage: Any = zlib_ng.error  # a class, though its stub says an instance
+    return lambda chunks: _inflate(chunks, zlib_ng.decompressobj, damage)
 
 
 class _Inflater(Protocol):

@@ -286,10 +286,13 @@ def test_full_jitter(monkeypatch):
     bounds: list[float] = []
     monkeypatch.setattr(retry.random, "uniform", lambda low, high: bounds.append(high) or low)
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
-    retries = retry.Retries(7, 1.0)
+    told: list[str] = []
+    retries = retry.Retries(7, 1.0, told.append)
     for _ in range(7):
         retries.wait(retry.Passing("x"))
     assert bounds == [1, 2, 4, 8, 16, 30, 30]
+    assert told[0] == "x; trying again in 0.0 s (1 of 7)"
+    assert len(told) == 7
     with pytest.raises(NetworkError):
         retries.wait(retry.Passing("x"))
 

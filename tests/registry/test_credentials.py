@@ -41,7 +41,7 @@ def test_secret_hides():
     with pytest.raises(TypeError):
         copy.deepcopy(secret)
     with pytest.raises(AttributeError):
-        secret.__dict__  # noqa: B018
+        secret.__dict__
 
 
 def test_entries_hide(load: Load):

@@ -127,7 +127,7 @@ def _fix_modes(root: Path) -> None:
             mode |= 0o700
         else:
             mode |= 0o500 if mode & 0o111 else 0o400
-        os.chmod(os.fsencode(root) + b"/" + path, mode)  # noqa: PTH101 - a bytes path
+        os.chmod(os.fsencode(root) + b"/" + path, mode)
 
 
 def _convert_whiteouts(root: Path, *, lenient: bool) -> None:
@@ -138,12 +138,12 @@ def _convert_whiteouts(root: Path, *, lenient: bool) -> None:
         if not name.startswith(b".wh."):
             continue
         directory = base + b"/" + parent
-        times = os.stat(directory)  # noqa: PTH116 - a bytes path
+        times = os.stat(directory)
         full = base + b"/" + path
         if stat.S_ISDIR(info.st_mode):
-            os.rmdir(full)  # noqa: PTH106
+            os.rmdir(full)
         else:
-            os.unlink(full)  # noqa: PTH108
+            os.unlink(full)
         hidden = name.removeprefix(b".wh.")
         target = directory + b"/" + hidden
         if hidden == b".wh..opq":

@@ -115,7 +115,7 @@ def read_directory(directory: Path) -> dict[bytes, Entry]:
             gid=info.st_gid,
             size=info.st_size if kind == "file" else 0,
             mtime=int(info.st_mtime_ns // 10**9),
-            target=os.readlink(full) if kind == "symlink" else b"",  # noqa: PTH115 - a bytes path
+            target=os.readlink(full) if kind == "symlink" else b"",
             device=(os.major(info.st_rdev), os.minor(info.st_rdev)) if kind in {"char", "block"} else (0, 0),
             sha256=sha256,
             xattrs=tuple((n, os.getxattr(full, n, follow_symlinks=False)) for n in sorted(_listxattr(full))),
@@ -134,7 +134,7 @@ def _listxattr(path: bytes) -> list[str]:
 
 
 def _hash(path: bytes) -> str:
-    with open(path, "rb") as file:  # noqa: PTH123 - pathlib has no bytes paths
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
