@@ -8,9 +8,10 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, TextIO
 
 from enroot_slurm import __version__
 from enroot_slurm.errors import EnrootSlurmError, Interrupted, UsageError
@@ -31,6 +32,7 @@ exit status:
   3  no such image, tag or platform         8  mksquashfs or another program failed
   4  the registry denies access             128+N  ended by signal N (130: Ctrl-C)
 """
+_CLEAN_UP = 5.0  # seconds in which a second signal does not interrupt what the first one began
 _IMPORT = """\
 Import the container image URI as a squashfs image for enroot and pyxis.
 
@@ -41,27 +43,35 @@ needs no quoting in an #SBATCH line. Credentials are read from $ENROOT_CONFIG_PA
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line *arguments* (by default the process's); the exit status."""
-    options = _parser().parse_args(arguments)
-    verbose: bool = options.verbose
+    _open_missing_streams()
+    verbose = False
     try:
+        options = _parser().parse_args(arguments)
+        verbose = options.verbose
         with _signals():
-            return int(options.run(options))
-    except KeyboardInterrupt:
-        return _report(Interrupted(signal.SIGINT))
+            status = int(options.run(options))
+        sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        return _report(Interrupted(*(interrupt.args or (signal.SIGINT,))))
     except EnrootSlurmError as error:
         if verbose:
             traceback.print_exc()
         return _report(error)
     except BrokenPipeError:
-        # Who reads our output has gone; nothing is to be told any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # who reads our output has gone; nothing is to be told any more
     except Exception as error:  # the last line of defence: no traceback for users
         if verbose:
             raise
-        print(f"enroot-slurm: unexpected error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  Please report it, with the output of the same command with --verbose.", file=sys.stderr)
+        _tell(f"enroot-slurm: unexpected error: {type(error).__name__}: {error}")
+        _tell("  Please report it, with the output of the same command with --verbose.")
         return 1
+    else:
+        return status
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _mute(sys.stdout)
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -81,10 +91,10 @@ def _import(options: argparse.Namespace) -> int:
     if not options.quiet:
         seconds = sum(result.seconds.values())
         layers = f"{result.layers_fetched} layers fetched, {result.layers_reused} from the cache"
-        print(f"{result.path}: {size_text(result.size)}, {layers}, {seconds:.1f} s", file=sys.stderr)
+        _tell(f"{result.path}: {size_text(result.size)}, {layers}, {seconds:.1f} s")
     if options.verbose:
-        print(f"digest {result.digest}", file=sys.stderr)
-        print(" ".join(f"{phase} {time:.2f} s" for phase, time in result.seconds.items()), file=sys.stderr)
+        _tell(f"digest {result.digest}")
+        _tell(" ".join(f"{phase} {duration:.2f} s" for phase, duration in result.seconds.items()))
     return 0
 
 
@@ -103,7 +113,7 @@ def _config(options: argparse.Namespace) -> int:
     if options.check is not None:
         problems = Config.check(options.check)
         for problem in problems:
-            print(problem, file=sys.stderr)
+            _tell(str(problem))
         if not problems and not options.quiet:
             print(f"{options.check}: no problems")
         return UsageError.exit_code if problems else 0
@@ -181,12 +191,22 @@ def _progress(options: argparse.Namespace) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let the signals that end a process raise `Interrupted`, so that everything is cleaned up."""
+    """Let the signals that end a process raise KeyboardInterrupt with their number, so that everything is cleaned up.
 
-    def interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
-        raise Interrupted(signum)
+    One that is ignored stays so (nohup).  Until the clean-up is over, more of them change nothing: people press
+    Ctrl-C twice, and Slurm signals again.
+    """
+    last = -_CLEAN_UP
 
-    previous = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _CLEAN_UP:
+            last = now
+            raise KeyboardInterrupt(signum)
+
+    wanted = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]
+    previous = {s: signal.signal(s, interrupt) for s in wanted}
     try:
         yield
     finally:
@@ -194,11 +214,31 @@ def _signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def _open_missing_streams() -> None:
+    """Give a process that was started with closed standard streams /dev/null, before files get their numbers."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 def _report(error: EnrootSlurmError) -> int:
-    print(f"enroot-slurm: {error}", file=sys.stderr)
+    _tell(f"enroot-slurm: {error}")
     if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+        _tell(f"  {error.hint}")
     return error.exit_code
+
+
+def _tell(text: str) -> None:
+    """Print *text* for people; when nobody can read it, that is no error."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _mute(sys.stderr)
+
+
+def _mute(stream: TextIO) -> None:
+    """Let what could not be written go nowhere; Python would try again at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())
 
 
 if __name__ == "__main__":

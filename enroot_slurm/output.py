@@ -26,14 +26,19 @@ class Output:
     def __init__(self, path: Path, *, force: bool) -> None:
         self.path = path.absolute()
         self._force = force
-        if self.path.is_dir():
+        parent = self.path.parent
+        # os.path's questions, unlike Path's, have an answer where the way to the file is barred.
+        if os.path.isdir(self.path):  # noqa: PTH112
             raise StorageError(f"{self.path} is a directory", hint="Name a file: --output DIRECTORY/NAME.sqsh")
-        if not force and os.path.lexists(self.path):
-            raise self._exists()
-        if not self.path.parent.is_dir():
-            raise StorageError(f"there is no directory {self.path.parent}", hint="Make it first: mkdir -p")
-        if not os.access(self.path.parent, os.W_OK | os.X_OK):
-            raise StorageError(f"can't write to the directory {self.path.parent}", hint="Choose one with --output.")
+        if os.path.lexists(self.path):
+            if not force:
+                raise self._exists()
+            if os.path.exists(self.path) and not os.path.isfile(self.path):  # noqa: PTH110, PTH113
+                raise StorageError(f"{self.path} is not a regular file", hint="Name another one with --output.")
+        if not os.path.isdir(parent):  # noqa: PTH112
+            raise StorageError(f"there is no directory {parent}", hint="Make it first: mkdir -p")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StorageError(f"can't write to the directory {parent}", hint="Choose one with --output.")
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Path]:
@@ -44,8 +49,11 @@ class Output:
         try:
             yield temporary
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            try:
+                _remove(temporary)
+            except KeyboardInterrupt:  # a signal just now
+                _remove(temporary)
+                raise
 
     def publish(self, temporary: Path) -> int:
         """Give the complete file at *temporary* its name; the size in bytes.
@@ -85,3 +93,8 @@ class Output:
 
     def _exists(self) -> OutputExists:
         return OutputExists(f"file already exists: {self.path}", hint="Replace it with --force, or choose --output.")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -5,6 +5,7 @@ A library call is silent unless it is given a `Progress`.  All methods may be ca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ __all__ = ["Display", "Progress", "Silent", "size_text"]
 
 _TERMINAL_INTERVAL = 0.2  # seconds between two status lines
 _LOG_INTERVAL = 10.0
+_COLUMNS = 80  # of a terminal that does not say
 _RATE_WINDOW = 10.0  # seconds over which the rate is measured
 
 
@@ -62,13 +64,17 @@ class Silent:
 class Display:
     """Tells people, on *stream*: one line that is rewritten on a terminal, else a line for each phase and every 10 s.
 
-    Used as a context manager, so that the status line is gone when something else is printed.
+    Used as a context manager, so that the status line is gone when something else is printed.  *stream* is stderr if
+    not given, *interval* the seconds between two lines.  A stream that fails is no reason to fail.
     """
 
-    def __init__(self, stream: TextIO = sys.stderr, prefix: str = "enroot-slurm: ") -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: TextIO | None = None, prefix: str = "enroot-slurm: ", *, interval: float | None = None
+    ) -> None:
+        self._stream = stream = stream or sys.stderr
         self._prefix = prefix
         self._terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._interval = interval or (_TERMINAL_INTERVAL if self._terminal else _LOG_INTERVAL)
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -85,8 +91,8 @@ class Display:
     def expect(self, size: int) -> None:
         """Show progress against *size* bytes."""
         with self._lock:
-            self._expected = size
-            self._samples = [(time.monotonic(), self._received)]
+            self._expected, self._received = size, 0
+            self._samples = [(time.monotonic(), 0)]
 
     def received(self, count: int) -> None:
         """Count downloaded bytes."""
@@ -101,7 +107,7 @@ class Display:
         """Print *text* on a line of its own."""
         with self._lock:
             self._clear()
-            print(f"{self._prefix}warning: {text}", file=self._stream, flush=True)
+            self._write(f"{self._prefix}warning: {text}\n")
 
     def __enter__(self) -> Self:
         self._ticker.start()
@@ -116,23 +122,30 @@ class Display:
             self._clear()
 
     def _tick(self) -> None:
-        while not self._stop.wait(_TERMINAL_INTERVAL if self._terminal else _LOG_INTERVAL):
+        while not self._stop.wait(self._interval):
             self._show()
 
     def _show(self) -> None:
         with self._lock:
             text = self._prefix + self._status()
             if self._terminal:
-                columns = os.get_terminal_size(self._stream.fileno()).columns
-                self._stream.write(f"\r{text[: columns - 1]}\x1b[K")
-                self._stream.flush()
+                self._write(f"\r{text[: self._columns() - 1]}\x1b[K")
             else:
-                print(text, file=self._stream, flush=True)
+                self._write(f"{text}\n")
 
     def _clear(self) -> None:
         if self._terminal:
-            self._stream.write("\r\x1b[K")
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
             self._stream.flush()
+
+    def _columns(self) -> int:
+        with contextlib.suppress(OSError):
+            return os.get_terminal_size(self._stream.fileno()).columns or _COLUMNS
+        return _COLUMNS
 
     def _status(self) -> str:
         parts = [self._name]

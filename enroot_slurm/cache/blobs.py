@@ -16,6 +16,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from enroot_slurm.cache import locks
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Blob", "BlobStore", "CachedBlobDamaged"]
 
 _READ = 1 << 18
-_POLL = 0.05  # seconds between two looks at a lock
+_ABANDONED = 86400.0  # seconds without a write after which nobody writes a file any more
 
 
 class CachedBlobDamaged(IntegrityError):
@@ -55,12 +56,16 @@ class BlobStore:
         return Blob(descriptor, path, lock, self._root / "tmp")
 
     def prepare(self) -> None:
-        """Make the directories.  Raises: StorageError."""
+        """Make the directories, and remove what killed processes have left.  Raises: StorageError."""
         try:
             for name in ("blobs", "locks", "tmp"):
                 (self._root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self._root, error) from None
+        for file in (self._root / "tmp").glob("*.*.*.*"):
+            with contextlib.suppress(OSError):
+                if time.time() - file.lstat().st_mtime > _ABANDONED:
+                    file.unlink()
 
 
 class Blob:
@@ -181,12 +186,14 @@ class Blob:
         hasher = digest.hasher()
         # Unique over all nodes that share the directory: process ids are not.
         temp = self._temp_directory / f"{digest.hex[:16]}.{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(4)}"
-        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with self._changed:
+            if self._error is not None:  # nobody wants the blob any more, and nobody would remove the file
+                raise self._error
+            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._temp = temp
+            self._changed.notify_all()
         try:
             with os.fdopen(fd, "wb", buffering=0) as file:
-                with self._changed:
-                    self._temp = temp
-                    self._changed.notify_all()
                 for chunk in download(self.descriptor):
                     hasher.update(chunk)
                     _write(fd, chunk)
@@ -232,7 +239,7 @@ def unwritable(path: Path, error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"no space left in the cache {path}", hint="Free space there, or set ENROOT_CACHE_PATH.")
     return StorageError(
-        f"can't write to {error.filename or path}: {error.strerror}",
+        f"can't write to {error.filename2 or error.filename or path}: {error.strerror}",
         hint="Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",
     )
 

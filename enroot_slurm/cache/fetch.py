@@ -64,19 +64,32 @@ class Fetch:
             raise self._error
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:
+            self._end(error)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Stop the threads.  After an *error* no file and no waiting reader is left, even where a thread hangs."""
         self._cancelled.set()
         deadline = time.monotonic() + _PARTING
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        for blob in self._blobs:
-            blob.clean_up()  # a thread that hangs in the network can't
+        try:
+            for thread in self._threads:
+                if thread.is_alive():
+                    thread.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for blob in self._blobs:
+                if error is not None:
+                    blob.fail(error)
+                blob.clean_up()
 
     def _work(self) -> None:
         while not self._cancelled.is_set():
@@ -87,6 +100,8 @@ class Fetch:
             try:
                 if not blob.fetch(self._stream):
                     self._postpone(blob)
+                elif blob.reused:  # another process has fetched it
+                    self._received(blob.descriptor.size)
             except BaseException as error:  # noqa: BLE001  raised by wait(), and by whoever reads a blob
                 self._fail(error)
 

@@ -1,6 +1,7 @@
 """File locks between processes and nodes.
 
-They only save work: what is right never depends on one (docs/architecture.md, rule 1).  A lock file is made once and never removed: a removed one can be held by two.
+They only save work: what is right never depends on one (docs/architecture.md, rule 1).  A lock file is made once and
+never removed: a removed one can be held by two.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ _USER = re.compile(r"[A-Za-z0-9_.!~*'();&=+$,/%-]+", re.ASCII)
 _REPOSITORY = re.compile(rf"{_PATH}(?:/{_PATH})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_PASSWORD = re.compile(r"((?:^|//)[^/:@#]*:)[^/@#]*@(?!sha256:)")  # what must not be shown, even in an error
 _PINNED = re.compile(rf"(.*)@({_DIGEST.pattern})", re.ASCII)
 
 
@@ -143,8 +144,8 @@ def _split_registry(uri: str, name: str) -> tuple[str, str]:
 
 def _refused(uri: str, part: str, why: str, hint: str) -> InvalidReference:
     """The error for *uri*, with a marker under *part*."""
-    shown = printable(uri, 300)
-    mark = printable(part, 300)
+    shown = printable(_PASSWORD.sub(r"\1***@", uri), 300)
+    mark = printable(_PASSWORD.sub(r"\1***@", part), 300)
     at = shown.find(mark) if mark else len(shown)
     marker = f"\n  {shown}\n  {' ' * max(at, 0)}{'^' * max(1, len(mark))}"
     return InvalidReference(f"invalid image reference: {why}{marker}", hint=hint)

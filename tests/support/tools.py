@@ -16,6 +16,7 @@ PACKAGES = {
     "htpasswd": "apache2-utils",
     "mksquashfs": "squashfs-tools",
     "openssl": "openssl",
+    "pigz": "pigz",
     "skopeo": "skopeo",
     "sqfs2tar": "squashfs-tools-ng",
     "squashfuse": "squashfuse",
