@@ -30,11 +30,13 @@ MAX_MEMBERS = 10_000_000
 class Merge:
     """The merge of one image's layers into an archive on *fd*, below the files of *rc*.
 
-    *now* is the time, in seconds, of enroot's own files and of directories that no layer describes.
+    *now* is the time, in seconds, of enroot's own files and of directories that no layer describes.  With *markers*,
+    whiteouts become empty files of their names: the archive of a single layer, to be merged with others later.
     """
 
-    def __init__(self, fd: int, rc: RcLayer, now: int) -> None:
+    def __init__(self, fd: int, rc: RcLayer, now: int, *, markers: bool = False) -> None:
         self._out = Writer(fd)
+        self._markers = markers
         self._implied = (0o755, now)
         self._stack = Stack(rc.directories, (path for path, _ in rc.files))
         self._directories = dict.fromkeys(rc.directories, self._implied)
@@ -96,7 +98,7 @@ class Merge:
                 if outside(path):
                     continue
             if name.startswith(b".wh."):
-                layer.whiteout(parent, name)
+                self._whiteout(layer, parent, name, number)
                 continue
             if member.kind == DIRECTORY:
                 layer.directory(path, (member.mode, member.mtime))
@@ -122,9 +124,9 @@ class Merge:
         plan = make_plan(member for _, member in self._counted(reader))
         for path, attributes in plan.directories.items():
             layer.directory(path, attributes or self._implied)
-        for path in plan.whiteouts:
+        for path in dict.fromkeys(plan.whiteouts):
             parent, _, name = path.rpartition(b"/")
-            layer.whiteout(parent, name)
+            self._whiteout(layer, parent, name, 0)
         again = {}
         for number, names in plan.members.items():
             shown = [p for p in names if layer.claim(p, p.rpartition(b"/")[0], number)]
@@ -134,6 +136,12 @@ class Merge:
             if shown:
                 self._orphans.setdefault(target, []).extend(shown)
         return again
+
+    def _whiteout(self, layer: Layer, parent: bytes, name: bytes, number: int) -> None:
+        path = join(parent, name)
+        if layer.whiteout(parent, name) and self._markers and layer.claim(path, parent, number):
+            self._files += 1
+            self._out.write(header(path, FILE, 0o644, 0))
 
     def _write(self, reader: Reader, member: Member, names: list[bytes]) -> None:
         """Write the member that *reader* is at under its names."""

@@ -126,17 +126,20 @@ class Layer:
         key = hash(path)
         return VISIBLE if self._stack.names.get(key) == self._code else self._hidden.get(key)
 
-    def whiteout(self, parent: bytes, name: bytes) -> None:
-        """The marker *name*, which starts with ``.wh.``, in the entered *parent*."""
+    def whiteout(self, parent: bytes, name: bytes) -> bool:
+        """The marker *name*, which starts with ``.wh.``, in the entered *parent*; False if it means nothing."""
         if name == _OPAQUE:
             self._closed.append(hash(parent))
-        elif not name.startswith(_AUFS):
+        elif name.startswith(_AUFS):
+            return False
+        else:
             victim = name.removeprefix(_WHITEOUT)
             if victim in (b"", b".", b".."):
                 raise IntegrityError(f"a layer has an invalid whiteout: {printable(join(parent, name))}")
             key = hash(join(parent, victim))
             self._removed.append(key)
             self._closed.append(key)
+        return True
 
     def removes(self, path: bytes) -> bool:
         """Whether this layer's markers hide *path* of lower layers."""
