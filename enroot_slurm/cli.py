@@ -84,7 +84,7 @@ def _import(options: argparse.Namespace) -> int:
             options.uri,
             output=options.output,
             arch=options.arch,
-            config=Config.load(),
+            config=Config.load(overrides={"layer_cache": options.layer_cache}),
             force=options.force,
             progress=progress,
         )
@@ -168,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     importing = add("import", _import, "import an image as a squashfs file", [image, common], _IMPORT)
     importing.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="the file to write (default: IMAGE+TAG.sqsh)"
+    )
+    importing.add_argument(
+        "--no-layer-cache",
+        dest="layer_cache",
+        action="store_const",
+        const=False,
+        help="convert all layers together, and keep none as an image of its own",
     )
     importing.add_argument("-f", "--force", action="store_true", help="replace the file if it exists")
     add("digest", _digest, "print the digest of an image's manifest for a platform", [image, common])

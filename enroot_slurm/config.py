@@ -72,6 +72,8 @@ class Config(NamedTuple):
     allow_http: bool
     squash_memory: int
     """Bytes."""
+    layer_cache: bool
+    """Whether each layer gets an image of its own, to be joined with others."""
     lock_timeout: float
     """Seconds."""
     credential_commands: bool

@@ -1,4 +1,4 @@
-"""Layers on their way from the registry, or the cache, to one squashfs image.
+"""Layers to one squashfs image: streamed into it, or each to an image of its own, and these joined.
 
 Downloading, decoding and hashing, merging and squashing overlap: a layer is converted while it arrives.  Nothing is
 published that is not verified to its last byte: blobs against their digests, layers against their diff_ids.
@@ -7,44 +7,54 @@ published that is not verified to its last byte: blobs against their digests, la
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache.blobs import CachedBlobDamaged
-from enroot_slurm.cache.fetch import Fetch
+from enroot_slurm.cache import locks
+from enroot_slurm.cache.blobs import CachedBlobDamaged, unwritable
+from enroot_slurm.cache.crew import Crew
+from enroot_slurm.cache.layers import LayerStore
 from enroot_slurm.errors import IntegrityError, StorageError
-from enroot_slurm.rootfs.compression import decompress
-from enroot_slurm.rootfs.merge import Merge
-from enroot_slurm.rootfs.prefetch import prefetch
+from enroot_slurm.rootfs.entrypoint import RcLayer
+from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
+from enroot_slurm.sources import Sources
+from enroot_slurm.squashfs.format import CannotLink
+from enroot_slurm.squashfs.link import link
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from enroot_slurm.cache.blobs import Blob, BlobStore
+    from enroot_slurm.cache.blobs import BlobStore
     from enroot_slurm.cache.fetch import Download
+    from enroot_slurm.cache.layers import CachedLayer
     from enroot_slurm.config import Config
     from enroot_slurm.oci.digest import Digest
-    from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.progress import Progress
-    from enroot_slurm.rootfs.entrypoint import RcLayer
+    from enroot_slurm.sources import Layer
+    from enroot_slurm.squashfs.options import SquashOptions
 
 __all__ = ["Conversion"]
 
 _MAX_REPAIRS = 3  # times that damaged blobs in the cache are fetched again
+_PARTING = 10.0  # seconds for conversions that are told to stop; their mksquashfs is killed
+_NO_RC = RcLayer((), ())
 
 
 class Conversion:
-    """The conversion of *layers*: descriptors with their diff_ids, the lowest first."""
+    """The conversion of *layers*, the lowest first, below the files of *rc*.
+
+    *created* is the time, in seconds, of *rc*'s files, and of all that no layer gives a time.
+    """
 
     def __init__(
         self,
-        layers: tuple[tuple[Descriptor, Digest], ...],
+        layers: Sequence[Layer],
         rc: RcLayer,
+        created: int,
         *,
         config: Config,
         store: BlobStore,
@@ -53,10 +63,14 @@ class Conversion:
     ) -> None:
         self._layers = layers
         self._rc = rc
+        self._created = created
         self._config = config
         self._store = store
         self._download = download
         self._progress = progress
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        self._epoch = int(epoch) if epoch.isdecimal() else None
+        self._running: set[Mksquashfs] = set()
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
@@ -78,82 +92,141 @@ class Conversion:
         )
 
     def _run(self, image: Path) -> None:
-        # The same layer may be in an image twice; it is one blob.  The top layer is wanted first.
-        blobs = {descriptor.digest: self._store.blob(descriptor) for descriptor, _ in reversed(self._layers)}
-        missing = [blob for blob in blobs.values() if not blob.reused]
-        self._progress.expect(sum(blob.descriptor.size for blob in missing))
-        fetch = Fetch(
-            missing,
-            self._download,
-            connections=self._config.max_connections,
-            lock_timeout=self._config.lock_timeout,
-            received=self._progress.received,
-        )
-        try:
-            with fetch:
-                try:
-                    self._write(image, blobs)
-                except IntegrityError:
-                    # A wrong blob makes for damaged archives: if one is, that is the error to tell.
-                    fetch.wait()
-                    for blob in blobs.values():
-                        blob.verify()
-                    raise
-                fetch.wait()
-        finally:
-            self.fetched.update(blob.descriptor.digest for blob in missing if not blob.reused)
-
-    def _write(self, image: Path, blobs: Mapping[Digest, Blob]) -> None:
-        try:
-            self._squash(image, blobs, planned=False)
-        except NeedsPlan:
-            self._squash(image, blobs, planned=True)
-
-    def _squash(self, image: Path, blobs: Mapping[Digest, Blob], *, planned: bool) -> None:
-        options = self._config.squash_options
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        with contextlib.ExitStack() as stack:
-            mksquashfs = stack.enter_context(
-                Mksquashfs(
-                    image,
-                    options,
-                    processors=self._config.max_processors,
-                    memory=self._config.squash_memory,
-                    time=int(epoch) if options.time is None and epoch.isdecimal() else None,
-                )
-            )
-            merge = Merge(mksquashfs.stdin, self._rc, int(time.time()))
+        if self._config.layer_cache and self._layers:
             try:
-                for descriptor, diff_id in reversed(self._layers):
-                    merge.add_layer(self._reader(blobs[descriptor.digest], diff_id, merge, stack), planned=planned)
+                self._link(image)
+            except LinkAcrossLayers:
+                pass  # such a layer has no image of its own
+            except CannotLink as error:
+                self._progress.warn(f"{error}; the layers are converted together instead")
+            else:
+                return
+        self._stream(image)
+
+    def _stream(self, image: Path) -> None:
+        """Write all layers into *image* at once."""
+        time = self._epoch if self._config.squash_options.time is None else None
+        with self._sources(self._layers[::-1]) as sources:
+
+            def write(*, planned: bool) -> None:
+                with self._mksquashfs(image, self._config.squash_options, time) as (mksquashfs, stack):
+                    merge = Merge(mksquashfs.stdin, self._rc, self._created)
+                    for layer in reversed(self._layers):
+                        merge.add_layer(partial(sources.archive, layer, stack), planned=planned)
+                    merge.finish()
+                    mksquashfs.finish(merge.inodes)
+
+            _as_needed(write)
+
+    def _link(self, image: Path) -> None:
+        """Make an image of each layer that has none, and join them to *image*.
+
+        Raises: CannotLink, LinkAcrossLayers.
+        """
+        options = self._config.squash_options
+        store = LayerStore(self._config.cache_path, options.for_layers.recipe)
+        cached = {layer.diff_id: store.layer(layer.diff_id) for layer in self._layers}
+        missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
+        if missing:
+            try:
+                store.prepare()
+            except OSError as error:
+                raise unwritable(self._config.cache_path, error) from None
+            biggest_first = sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
+            with self._sources(biggest_first) as sources:
+                self._make(sources, missing, [cached[layer.diff_id] for layer in biggest_first])
+        self._progress.phase(f"joining {len(self._layers)} layers")
+        try:
+            link(
+                image,
+                [cached[layer.diff_id].path for layer in reversed(self._layers)],
+                self._rc.directories,
+                self._rc.files,
+                now=self._created,
+                time=self._epoch if options.time is None else options.time,
+                on_copied=lambda _: None,
+            )
+        except CannotLink:
+            for each in cached.values():  # one of them is to blame
+                each.discard()
+            raise
+
+    def _make(self, sources: Sources, layers: dict[Digest, Layer], missing: list[CachedLayer]) -> None:
+        """Make the images of the *missing* layers."""
+        size = min(self._config.max_processors, len(missing))
+        options = self._config.squash_options.for_layers
+
+        def attempt(cached: CachedLayer) -> bool:
+            try:
+                with locks.attempt(cached.lock) as held:
+                    if cached.ready or not held:
+                        return cached.ready
+                    with cached.temporary() as temporary:
+                        _as_needed(lambda planned: make(cached, temporary, planned=planned))
+                        cached.publish(temporary)
+            except OSError as error:
+                raise unwritable(self._config.cache_path, error) from None
+            return True
+
+        def make(cached: CachedLayer, temporary: Path, *, planned: bool) -> None:
+            with self._mksquashfs(temporary, options, None, share=size) as (mksquashfs, stack):
+                merge = Merge(mksquashfs.stdin, _NO_RC, 0, markers=True)
+                merge.add_layer(partial(sources.archive, layers[cached.diff_id], stack), planned=planned)
                 merge.finish()
+                mksquashfs.finish(merge.inodes)
+
+        def failed(error: BaseException) -> None:
+            sources.fail(error)
+            for mksquashfs in tuple(self._running):
+                mksquashfs.kill()
+
+        timeout = self._config.lock_timeout
+        with Crew(missing, attempt, size=size, lock_timeout=timeout, failed=failed, parting=_PARTING) as crew:
+            crew.wait()
+
+    @contextlib.contextmanager
+    def _sources(self, layers: Sequence[Layer]) -> Iterator[Sources]:
+        """The sources of *layers*, all of which are in the cache at the end."""
+        sources = Sources(layers, self._store, self._download, self._config, self._progress)
+        try:
+            with sources:
+                try:
+                    yield sources
+                except LinkAcrossLayers:
+                    raise
+                except IntegrityError:
+                    sources.blame()  # a wrong blob makes for damaged archives
+                    raise
+                sources.finish()
+        finally:
+            self.fetched |= sources.fetched
+
+    @contextlib.contextmanager
+    def _mksquashfs(
+        self, image: Path, options: SquashOptions, time: int | None, share: int = 1
+    ) -> Iterator[tuple[Mksquashfs, contextlib.ExitStack]]:
+        """A mksquashfs that may use one of *share* parts of the memory, and a stack that ends before it."""
+        with (
+            Mksquashfs(
+                image,
+                options,
+                processors=self._config.max_processors,
+                memory=self._config.squash_memory // share,
+                time=time,
+            ) as mksquashfs,
+            contextlib.ExitStack() as stack,
+        ):
+            self._running.add(mksquashfs)
+            stack.callback(self._running.discard, mksquashfs)
+            try:
+                yield mksquashfs, stack
             except BrokenPipeError:
                 raise mksquashfs.failure() from None
-            mksquashfs.finish(merge.inodes)
-
-    def _reader(
-        self, blob: Blob, diff_id: Digest, merge: Merge, stack: contextlib.ExitStack
-    ) -> Callable[[], Iterator[bytes]]:
-        """What opens the tar archive of a layer; *stack* closes it, whatever happens."""
-
-        def read() -> Iterator[bytes]:
-            archive = prefetch(_verified(decompress(blob.chunks(), self._config.gzip_program), diff_id))
-            stack.callback(archive.close)  # type: ignore[attr-defined]
-            for chunk in archive:
-                self._progress.converted(merge.written)
-                yield chunk
-
-        return read
 
 
-def _verified(chunks: Iterator[bytes], diff_id: Digest) -> Iterator[bytes]:
-    """Yield *chunks*; raise IntegrityError at their end when they are not what *diff_id* says."""
-    hasher = hashlib.new(diff_id.algorithm)
-    for chunk in chunks:
-        hasher.update(chunk)
-        yield chunk
-    if hasher.hexdigest() != diff_id.hex:
-        raise IntegrityError(
-            f"a layer is not what the image config says: {diff_id.algorithm}:{hasher.hexdigest()}, not {diff_id}",
-            hint="The image was built or changed by a faulty tool; other tools refuse it too.",
-        )
+def _as_needed(write: Callable[..., None]) -> None:
+    """Call *write* without planning, and with it where that is needed."""
+    try:
+        write(planned=False)
+    except NeedsPlan:
+        write(planned=True)

@@ -19,6 +19,7 @@ from enroot_slurm.progress import Silent
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.rootfs.entrypoint import RcLayer
+from enroot_slurm.sources import Layer
 
 if TYPE_CHECKING:
     import os
@@ -87,10 +88,12 @@ def import_image(
             volumes=image.volumes,
             labels=image.labels,
         )
-        layers = tuple(zip(manifest.layers, image.diff_ids, strict=True))
+        layers = [Layer(*pair) for pair in zip(manifest.layers, image.diff_ids, strict=True)]
         store = BlobStore(config.cache_path, config.lock_timeout)
         store.prepare()
-        conversion = Conversion(layers, rc, config=config, store=store, download=repository.blob, progress=progress)
+        conversion = Conversion(
+            layers, rc, image.created, config=config, store=store, download=repository.blob, progress=progress
+        )
         with target.temporary() as temporary:
             conversion.run(temporary)
             seconds.lap("convert")

@@ -262,6 +262,7 @@ SETTINGS: dict[str, Setting] = {
             _size,
             _size_text,
         ),
+        Setting("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),
         Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, _seconds, _number_text),
         Setting(
             "credential_commands",

@@ -84,6 +84,11 @@ class Blob:
         self.reused = self._is_cached()
         """Whether the blob was in the cache, or came there through another process."""
 
+    @property
+    def name(self) -> str:
+        """The blob for people."""
+        return f"blob {self.descriptor.digest}"
+
     def fetch(self, download: Callable[[Descriptor], Iterator[bytes]]) -> bool:
         """Bring the blob into the cache, with the bytes of *download* if need be; False if another process does so now.
 

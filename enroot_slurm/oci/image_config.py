@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, printable
@@ -31,6 +32,8 @@ class ImageConfig(NamedTuple):
     working_dir: str = ""
     volumes: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    created: int = 0
+    """Seconds since 1970, or 0 when that is not stated or not understood."""
 
     @classmethod
     def parse(cls, content: bytes) -> ImageConfig:
@@ -55,7 +58,17 @@ class ImageConfig(NamedTuple):
                 _clean_path(_line(v, "Volumes"), "Volumes") for v in _object(inner.get("Volumes"), "Volumes")
             ),
             labels=tuple((_line(k, "Labels"), _string(v, "Labels")) for k, v in labels.items()),
+            created=_seconds(document.get("created")),
         )
+
+
+def _seconds(stated: object) -> int:
+    """The time in RFC 3339 form, as squashfs can hold it."""
+    try:
+        seconds = int(datetime.fromisoformat(str(stated)).timestamp())
+    except (ValueError, OverflowError):
+        return 0
+    return seconds if 0 <= seconds < 1 << 32 else 0
 
 
 def _object(value: object, what: str) -> Mapping[str, Any]:

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from enroot_slurm.rootfs.entrypoint import RcLayer
     from enroot_slurm.rootfs.tar import Member
 
-__all__ = ["MAX_MEMBERS", "Merge"]
+__all__ = ["MAX_MEMBERS", "LinkAcrossLayers", "Merge"]
 
 MAX_MEMBERS = 10_000_000
 """Members that the layers of one image may have."""
+
+
+class LinkAcrossLayers(IntegrityError):
+    """A hard link names what its own layer does not have: a lower one may, or none."""
 
 
 class Merge:
@@ -207,5 +211,5 @@ class _Links:
                 self.missing.setdefault(target, []).append(path)
 
 
-def _dangling(path: bytes, target: bytes) -> IntegrityError:
-    return IntegrityError(f"{printable(path)} is a hard link to {printable(target)}, which no layer has")
+def _dangling(path: bytes, target: bytes) -> LinkAcrossLayers:
+    return LinkAcrossLayers(f"{printable(path)} is a hard link to {printable(target)}, which no layer has")

@@ -7,14 +7,14 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 __all__ = ["prefetch"]
 
 _DEPTH = 8  # pieces ahead; at 1 MiB each this bounds the memory
 
 
-def prefetch(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
     """Yield *chunks*, which a thread takes up to eight pieces ahead; closing the generator ends the thread."""
     pieces: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
     room = threading.Semaphore(_DEPTH)

@@ -1,18 +1,44 @@
-"""The squashfs 4.0 superblock (linux/fs/squashfs/squashfs_fs.h; squashfs-tools-ng, doc/format.adoc, section 2)."""
+"""The squashfs 4.0 superblock (linux/fs/squashfs/squashfs_fs.h; squashfs-tools-ng, doc/format.adoc, "The Superblock").
+
+And `CannotLink`, which all modules raise that read layer images.
+"""
 
 from __future__ import annotations
 
+import enum
 import struct
 from typing import BinaryIO, NamedTuple
 
-from enroot_slurm.errors import IntegrityError
+from enroot_slurm.errors import ConversionError, IntegrityError
 
-__all__ = ["Superblock"]
+__all__ = ["ABSENT", "MAGIC", "SUPERBLOCK_SIZE", "CannotLink", "Flag", "Superblock"]
 
 _LAYOUT = struct.Struct("<5I6H8Q")
-_MAGIC = 0x73717368
-_ABSENT = 0xFFFFFFFFFFFFFFFF
+SUPERBLOCK_SIZE = _LAYOUT.size
+MAGIC = 0x73717368
+ABSENT = 0xFFFFFFFFFFFFFFFF
+"""The position of a table that an image does not have."""
 _COMPRESSORS = {1: "gzip", 2: "lzma", 3: "lzo", 4: "xz", 5: "lz4", 6: "zstd"}
+
+
+class CannotLink(ConversionError):
+    """A layer image is damaged, or has something that the linker does not understand; streaming is the way then."""
+
+
+class Flag(enum.IntFlag):
+    """What `Superblock.flags` says; all but `OPTIONS` only tell how the image was made."""
+
+    PLAIN_INODES = 0x1
+    PLAIN_DATA = 0x2
+    PLAIN_FRAGMENTS = 0x8
+    NO_FRAGMENTS = 0x10
+    ALWAYS_FRAGMENTS = 0x20
+    DEDUPLICATED = 0x40
+    EXPORTABLE = 0x80
+    PLAIN_XATTRS = 0x100
+    NO_XATTRS = 0x200
+    OPTIONS = 0x400
+    PLAIN_IDS = 0x800
 
 
 class Superblock(NamedTuple):
@@ -51,13 +77,16 @@ class Superblock(NamedTuple):
             raise IntegrityError(f"not a squashfs image: it has {size} bytes")
         block = cls(*_LAYOUT.unpack(raw))
         tables = (block.id_table, block.inode_table, block.directory_table)
-        if (block.magic, block.major, block.minor) != (_MAGIC, 4, 0):
+        if (block.magic, block.major, block.minor) != (MAGIC, 4, 0):
             raise IntegrityError("not a squashfs 4.0 image")
         if block.block_size != 1 << block.block_log or not 12 <= block.block_log <= 20:
             raise IntegrityError("the squashfs image is damaged: its block size is impossible")
         if block.bytes_used > size or any(t >= block.bytes_used for t in tables) or block.compressor == "unknown":
             raise IntegrityError(f"the squashfs image is incomplete: {size} bytes of {block.bytes_used}")
         return block
+
+    def __bytes__(self) -> bytes:
+        return _LAYOUT.pack(*self)
 
     @property
     def compressor(self) -> str:
@@ -67,4 +96,4 @@ class Superblock(NamedTuple):
     @property
     def exportable(self) -> bool:
         """Whether the image has the table that NFS servers need."""
-        return self.export_table != _ABSENT
+        return self.export_table != ABSENT

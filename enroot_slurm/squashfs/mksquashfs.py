@@ -114,6 +114,10 @@ class Mksquashfs:
             hint = "This mksquashfs refuses the squash options: see ENROOT_SQUASH_OPTIONS, and 'mksquashfs -help'."
         return ConversionError(f"mksquashfs failed ({_status(status)}): {said or 'without a message'}", hint=hint)
 
+    def kill(self) -> None:
+        """End the program; whoever writes to it gets BrokenPipeError."""
+        self._process.kill()
+
     def _complaint(self) -> str:
         self._messages.seek(0)
         lines = self._messages.read(1 << 16).decode("utf-8", "replace").splitlines()

@@ -191,6 +191,17 @@ class SquashOptions(NamedTuple):
         """A stable text of all that shapes the bytes of an image: equal recipes, equal images."""
         return " ".join(word for word in self.arguments if word not in _SILENT)
 
+    @property
+    def for_layers(self) -> SquashOptions:
+        """The options for images of single layers, which are to be linked: plain tables, and times of their own."""
+        words = [word for word in self.arguments if word not in _SILENT]
+        for name in ("-mkfs-time", "-all-time"):
+            if name in words:
+                at = words.index(name)
+                del words[at : at + 2]
+        layers = SquashOptions.parse(" ".join([*words, "-noI", "-noX"]))
+        return layers._replace(processors=self.processors, memory=self.memory)
+
     def __str__(self) -> str:
         words = list(self.arguments)
         if self.processors is not None:

@@ -148,9 +148,10 @@ def test_import_tells_on_stderr_only(faulty, run, tmp_path) -> None:
     result = run("import", "-o", tmp_path / "x", uri)
     assert (result.returncode, result.stdout) == (0, "")
     lines = result.stderr.splitlines()
-    assert [line.split()[1] for line in lines[:3]] == ["resolving", "importing", "publishing"]
-    assert lines[3].startswith(f"{tmp_path / 'x'}: ")
-    assert len(lines) == 4
+    assert [line.split()[1] for line in lines[:3]] == ["resolving", "importing", "joining"]
+    assert lines[3].split()[1] == "publishing"
+    assert lines[4].startswith(f"{tmp_path / 'x'}: ")
+    assert len(lines) == 5
     result = run("import", "-v", "-f", "-o", tmp_path / "x", uri)
     assert f"digest sha256:{digest_of(image())}" in result.stderr
     result = run("import", "-q", "-f", "-o", tmp_path / "x", uri)

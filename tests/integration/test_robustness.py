@@ -96,7 +96,15 @@ def slow_layer(gibibytes: int = 6) -> Blob:
 
 def left_over(environment: dict[str, str], output: Path) -> list[Path]:
     """Files beside the output, and unfinished ones in the cache."""
-    return [*output.parent.iterdir(), *Path(environment["ENROOT_CACHE_PATH"]).glob("tmp/*")]
+    return [
+        *output.parent.iterdir(),
+        *unfinished_layers(environment),
+        *Path(environment["ENROOT_CACHE_PATH"]).glob("tmp/*"),
+    ]
+
+
+def unfinished_layers(environment: dict[str, str]) -> list[Path]:
+    return list(Path(environment["ENROOT_CACHE_PATH"]).glob("layers/*/.*"))
 
 
 def assert_nothing_left(running: Running, environment: dict[str, str], output: Path) -> None:
@@ -112,7 +120,11 @@ def assert_nothing_left(running: Running, environment: dict[str, str], output: P
 def at_phase(
     phase: str, faulty: FaultRegistry, environment: dict[str, str], output: Path, tmp_path: Path
 ) -> Iterator[Running]:
-    """An import that has come to *phase* and stays there."""
+    """An import that has come to *phase* and stays there: with layer images, but for "converting" without gzip."""
+
+    def begun() -> bool:
+        return len(list(output.parent.iterdir())) == 1 or bool(unfinished_layers(environment))
+
     release = threading.Event()
     image, gzip_program = packed(Layer().file("a", noise(3 * MEGABYTE)), Layer().file("top", b"top")), ""
     if phase == "converting":
@@ -124,7 +136,8 @@ def at_phase(
         faulty.fault("/manifests/", stall=release)
     elif phase == "downloading":
         faulty.fault(image.blobs()[0].digest, stall=release, after=MEGABYTE)
-    environment = {**environment, "ENROOT_GZIP_PROGRAM": gzip_program}
+    layers = "no" if phase == "converting" else "yes"
+    environment = {**environment, "ENROOT_GZIP_PROGRAM": gzip_program, "ENROOT_SLURM_LAYER_CACHE": layers}
     try:
         with Running("import", "-o", output, uri, environment=environment, log=tmp_path / "log") as running:
             cache = Path(environment["ENROOT_CACHE_PATH"])
@@ -132,9 +145,9 @@ def at_phase(
                 wait_for(lambda: faulty.connections)
             elif phase == "downloading":
                 wait_for(lambda: any(p.stat().st_size > MEGABYTE // 2 for p in cache.glob("tmp/*")))
-                wait_for(lambda: len(list(output.parent.iterdir())) == 1)
+                wait_for(begun)
             else:
-                wait_for(lambda: len(list(output.parent.iterdir())) == 1)
+                wait_for(begun)
                 names = {"mksquashfs"} | ({"gzip"} if gzip_program else set())
                 wait_for(lambda: names <= set(processes_of(running.pid).values()))
             yield running
@@ -497,6 +510,7 @@ def test_four_at_once_with_one_output(push, environment, output, tmp_path) -> No
 )
 def test_a_damaged_blob_is_fetched_again(damage, layer, registry, repository, environment, output, tmp_path) -> None:
     """A blob in the cache that is not what it was is found before the image is published, and replaced."""
+    environment = {**environment, "ENROOT_SLURM_LAYER_CACHE": "no"}  # else blobs are not looked at any more
     pushed = registry.push(repository, "t", small())
     uri = registry.uri(repository, "t")
     assert enroot_slurm("import", "-q", "-o", output, uri, environment=environment).returncode == 0
@@ -616,7 +630,7 @@ def test_gzip_program(push, environment, output) -> None:
     pigz = {**environment, "ENROOT_GZIP_PROGRAM": "pigz"}
     assert enroot_slurm("import", "-o", output, uri, environment=pigz).returncode == 0
     assert_small(output)
-    missing = {**environment, "ENROOT_GZIP_PROGRAM": "nonexistent"}
+    missing = {**environment, "ENROOT_GZIP_PROGRAM": "nonexistent", "ENROOT_SLURM_LAYER_CACHE": "no"}
     result = enroot_slurm("import", "-f", "-o", output, uri, environment=missing)
     assert result.returncode == 8
     assert "nonexistent: no such program" in result.stderr

@@ -1,0 +1,120 @@
+"""Threads that share work with other processes: who can't get the lock of one task takes the next and comes back."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+
+from enroot_slurm.errors import LockTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+__all__ = ["Crew", "Task"]
+
+_POLL = 0.05  # seconds between two looks at tasks that other processes do
+
+
+class Task(Protocol):
+    """Something that one process at a time may do."""
+
+    @property
+    def name(self) -> str:
+        """For people, such as ``blob sha256:...``."""
+
+    @property
+    def lock(self) -> Path:
+        """The lock file that is held by whoever does it."""
+
+
+_Task = TypeVar("_Task", bound=Task)
+
+
+class Crew(Generic[_Task]):
+    """Up to *size* threads that do *tasks*, in this order, as a context manager.
+
+    attempt       does a task; False, when another process does it now: then it is tried again later
+    failed        is told the first error, and one that ends the context, so that nobody goes on waiting
+    lock_timeout  seconds for which another process may do the same task
+    parting       seconds to wait for threads that are told to stop
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[_Task],
+        attempt: Callable[[_Task], bool],
+        *,
+        size: int,
+        lock_timeout: float,
+        failed: Callable[[BaseException], None],
+        parting: float,
+    ) -> None:
+        self._attempt = attempt
+        self._failed = failed
+        self._lock_timeout = lock_timeout
+        self._parting = parting
+        self._queue = collections.deque(tasks)
+        self._waiting_since: dict[str, float] = {}
+        self._error: BaseException | None = None
+        self.cancelled = threading.Event()
+        """Set when no more is to be done: a task in progress should end early."""
+        count = min(size, len(tasks))
+        self._threads = [threading.Thread(target=self._work, name=f"crew-{i}", daemon=True) for i in range(count)]
+
+    def wait(self) -> None:
+        """Wait until all tasks are done.  Raises: the first error of any of them."""
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Self:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.cancelled.set()
+        if error is not None:
+            self._failed(error)
+        deadline = time.monotonic() + self._parting
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while not self.cancelled.is_set():
+            try:
+                task = self._queue.popleft()
+            except IndexError:
+                return
+            try:
+                if not self._attempt(task):
+                    self._postpone(task)
+            except BaseException as error:  # noqa: BLE001  raised by wait()
+                self._error = self._error or error
+                self.cancelled.set()
+                self._failed(error)
+
+    def _postpone(self, task: _Task) -> None:
+        since = self._waiting_since.setdefault(task.name, time.monotonic())
+        if time.monotonic() - since > self._lock_timeout:
+            raise LockTimeout(
+                f"another process has been working on {task.name} for {self._lock_timeout:.0f} seconds",
+                hint=f"It holds the lock {task.lock}: 'fuser -v' or 'lslocks' on its node names it.",
+            )
+        self.cancelled.wait(_POLL)
+        self._queue.append(task)

@@ -1,0 +1,113 @@
+"""The inodes and directories of the image that is linked."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TYPE_CHECKING
+
+from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, SYMLINK, File, Special
+from enroot_slurm.squashfs.metadata import reference
+from enroot_slurm.squashfs.tables import Tables
+from enroot_slurm.squashfs.tree import POSITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from enroot_slurm.squashfs.image import LayerImage
+    from enroot_slurm.squashfs.layout import Layout
+    from enroot_slurm.squashfs.tree import Tree
+
+__all__ = ["Content"]
+
+
+class Content:
+    """The tables for the *tree* of *images*, by its *layout*.
+
+    All times are *time*, unless that is None.  The inode table goes to *write*, in pieces.
+    Raises: CannotLink.
+    """
+
+    def __init__(
+        self, images: Sequence[LayerImage], tree: Tree, layout: Layout, time: int | None, write: Callable[[bytes], None]
+    ) -> None:
+        self._images = images
+        self._tree = tree
+        self._layout = layout
+        self._time = time
+        self._positions = array("Q", bytes(8 * layout.count))  # of inodes, by their numbers less one
+        self._shared: set[int] = set()  # inodes of several names that are written
+        self._tables = Tables(write)
+        for directory in reversed(range(len(tree.directories))):
+            self._add_directory(directory)
+        self._tables.finish()
+        self.directories = self._tables.directories
+        """The directory table."""
+
+    @property
+    def root(self) -> int:
+        """The position of the root directory's inode."""
+        return self._positions[self._layout.numbers[0] - 1]
+
+    def export_table(self) -> bytes:
+        """The references of all inodes by number (doc/format.adoc, "Export Table")."""
+        references = array("Q", map(reference, self._positions))
+        if sys.byteorder == "big":
+            references.byteswap()
+        return references.tobytes()
+
+    def _add_directory(self, directory: int) -> None:
+        tree, numbers = self._tree, self._layout.numbers
+        layer, position = divmod(tree.directories[directory], POSITIONS)
+        inode = self._images[layer].directory(position)
+        number = numbers[tree.entries[directory]]
+        inside = tree.inside(directory)
+        self._positions[number - 1] = self._tables.add_directory(
+            self._names(directory),
+            number,
+            # The root's parent has a number that no inode has.
+            parent=numbers[tree.entries[tree.parents[directory]]] if directory else self._layout.count + 1,
+            links=2 + tree.kinds.count(DIRECTORY, inside.start, inside.stop),
+            mode=inode.mode | 0o700,
+            mtime=self._mtime(inode.mtime),
+        )
+
+    def _names(self, directory: int) -> Iterator[tuple[bytes, int, int, int]]:
+        """Yield what is in a directory, as `write_listing` wants it; add the inodes that are no directories."""
+        positions, numbers, links = self._positions, self._layout.numbers, self._layout.links
+        for entry, kind, inode, name in self._tree.names(directory):
+            number = numbers[entry]
+            if kind == DIRECTORY or inode in self._shared:
+                yield name, positions[number - 1], number, kind
+                continue
+            count = 1
+            if inode in links:
+                self._shared.add(inode)
+                count = links[inode]
+            made = self._file(inode, count) if kind == FILE else self._special(inode, kind, count)
+            positions[number - 1] = position = self._tables.add(made, number)
+            yield name, position, number, kind
+
+    def _file(self, inode: int, links: int) -> File:
+        layer, position = divmod(inode, POSITIONS)
+        file = self._images[layer].file(position)
+        mode, mtime, _, start, size, sparse, fragment, offset, blocks = file
+        relocation = self._layout.relocations[layer]
+        start = relocation.start(start) if file.stored else 0
+        if fragment != NOTHING:
+            fragment = relocation.fragment(fragment)
+        return File(_readable(mode), self._mtime(mtime), links, start, size, sparse, fragment, offset, blocks)
+
+    def _special(self, inode: int, kind: int, links: int) -> Special:
+        layer, position = divmod(inode, POSITIONS)
+        special = self._images[layer].special(position, kind)
+        mode = special.mode if kind == SYMLINK else _readable(special.mode)
+        return Special(kind, mode, self._mtime(special.mtime), links, special.content)
+
+    def _mtime(self, mtime: int) -> int:
+        return mtime if self._time is None else self._time
+
+
+def _readable(mode: int) -> int:
+    """*mode* as enroot sets it: readable by its owner, and executable if it is for anyone."""
+    return mode | (0o500 if mode & 0o111 else 0o400)

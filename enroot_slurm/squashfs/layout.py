@@ -1,0 +1,165 @@
+"""Where everything goes in the image that is linked: which data is alive, where it moves, which number an inode has.
+
+Data is kept or dropped by pages of 4 KiB of its layer image, and keeps its place relative to a page.  So a file
+system that can share blocks between files (reflink) can share nearly all of it, and what lies dead within a page is
+all that is carried along.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.squashfs.format import CannotLink
+from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING
+from enroot_slurm.squashfs.tree import POSITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from enroot_slurm.squashfs.image import LayerImage
+    from enroot_slurm.squashfs.inodes import File
+    from enroot_slurm.squashfs.tree import Tree
+
+__all__ = ["FRAGMENT_SIZE", "Extent", "Layout", "Relocation"]
+
+_PAGE = 4096
+_FRAGMENT = struct.Struct("<QII")  # start, size, unused (doc/format.adoc, "Fragment Table")
+FRAGMENT_SIZE = _FRAGMENT.size
+
+
+class Extent(NamedTuple):
+    """Data that stays together: *length* bytes from *source* of a layer image go to *target* of the new one."""
+
+    source: int
+    target: int
+    length: int
+
+
+class Relocation:
+    """What is alive of *image*'s data and fragments, as `use` and `use_fragment` are told, and then where it goes."""
+
+    def __init__(self, image: LayerImage) -> None:
+        self._image = image
+        self._pages = bytearray(-(-image.data.stop // _PAGE))
+        self._used = bytearray(image.fragments)
+        self._sources: list[int] = []
+        self._fragments: array[int] = array("I")
+        self.extents: list[Extent] = []
+
+    def use(self, start: int, length: int) -> None:
+        """These bytes are alive.  Raises: CannotLink, if there are none such."""
+        if start < self._image.data.start or start + length > self._image.data.stop:
+            raise CannotLink("a layer image has a file outside of its data")
+        first, stop = start // _PAGE, -(-(start + length) // _PAGE)
+        if stop - first == 1:
+            self._pages[first] = 1
+        else:
+            self._pages[first:stop] = b"\1" * (stop - first)
+
+    def use_fragment(self, number: int) -> None:
+        """This fragment is alive.  Raises: CannotLink, if there is none such."""
+        if number >= len(self._used):
+            raise CannotLink("a layer image has a file in a fragment that does not exist")
+        if not self._used[number]:
+            self._used[number] = 1
+            start, size = self._image.fragment(number)
+            self.use(start, size & 0xFFFFFF)
+
+    def place(self, at: int, fragments: bytearray) -> int:
+        """Give all that is alive its place from *at* on, and add to the table of *fragments*; where it ends."""
+        data = self._image.data
+        for first, stop in _runs(self._pages):
+            source = max(first * _PAGE, data.start)
+            length = min(stop * _PAGE, data.stop) - source
+            at += (source - at) % _PAGE
+            self.extents.append(Extent(source, at, length))
+            at += length
+        self._sources = [extent.source for extent in self.extents]
+        self._fragments = array("I", [NOTHING]) * len(self._used)
+        for number, used in enumerate(self._used):
+            if used:
+                start, size = self._image.fragment(number)
+                self._fragments[number] = len(fragments) // _FRAGMENT.size
+                fragments += _FRAGMENT.pack(self.start(start), size, 0)
+        return at
+
+    def start(self, start: int) -> int:
+        """The new place of what is at *start*, which is alive."""
+        extent = self.extents[bisect_right(self._sources, start) - 1]
+        return start - extent.source + extent.target
+
+    def fragment(self, number: int) -> int:
+        """The new number of the fragment *number*, which is alive."""
+        return self._fragments[number]
+
+
+class Layout:
+    """The layout of the image of *tree*, with its data from *start* on.
+
+    Raises: CannotLink.
+    """
+
+    def __init__(self, tree: Tree, images: Sequence[LayerImage], start: int) -> None:
+        self.numbers: array[int] = array("I")
+        """Of each entry of the tree: the number of its inode."""
+        self.count = 0
+        """How many inodes there are."""
+        self.links: dict[int, int] = {}
+        """Of each inode of the tree that has several names in its layer: how many of them show."""
+        self.fragments = bytearray()
+        """The fragment table."""
+        self.relocations = [Relocation(image) for image in images]
+        """Of each layer."""
+        self._survey(tree, images)
+        for relocation in self.relocations:
+            start = relocation.place(start, self.fragments)
+        self.end = start
+        """Where the data ends."""
+
+    def _survey(self, tree: Tree, images: Sequence[LayerImage]) -> None:
+        numbers: dict[int, int] = {}  # of inodes with several names
+        # An inode of one name is met once.  Where an image says otherwise, this keeps the tables from exploding.
+        room = sum(len(image.inodes) for image in images)
+        count = 0
+        for kind, inode in zip(tree.kinds, tree.inodes, strict=True):
+            number = count + 1
+            if kind != DIRECTORY:
+                layer, position = divmod(inode, POSITIONS)
+                if kind == FILE:
+                    file = images[layer].file(position)
+                    links, size = file.links, 32 + len(file.blocks)
+                else:
+                    special = images[layer].special(position, kind)
+                    links, size = special.links, 20 + len(special.content)
+                if links == 1:
+                    room -= size
+                    if room < 0:
+                        raise CannotLink("a layer image has names in plenty for inodes that have but one")
+                else:
+                    self.links[inode] = self.links.get(inode, 0) + 1
+                    number = numbers.setdefault(inode, number)
+                if kind == FILE and number > count:
+                    self._use(self.relocations[layer], file)
+            self.numbers.append(number)
+            count = max(count, number)
+        self.count = count
+
+    @staticmethod
+    def _use(relocation: Relocation, file: File) -> None:
+        if length := file.stored:
+            relocation.use(file.start, length)
+        if file.fragment != NOTHING:
+            relocation.use_fragment(file.fragment)
+
+
+def _runs(flags: bytearray) -> Iterator[tuple[int, int]]:
+    """Yield (first, stop) of the runs of ones in *flags*."""
+    first = flags.find(1)
+    while first >= 0:
+        stop = flags.find(0, first)
+        stop = len(flags) if stop < 0 else stop
+        yield first, stop
+        first = flags.find(1, stop)
