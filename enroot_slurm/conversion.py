@@ -71,6 +71,7 @@ class Conversion:
         epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
         self._epoch = int(epoch) if epoch.isdecimal() else None
         self._running: set[Mksquashfs] = set()
+        self._ended = False
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
@@ -126,6 +127,7 @@ class Conversion:
         options = self._config.squash_options
         store = LayerStore(self._config.cache_path, options.for_layers.recipe)
         cached = {layer.diff_id: store.layer(layer.diff_id) for layer in self._layers}
+        self._ended = False
         missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
         if missing:
             try:
@@ -176,6 +178,7 @@ class Conversion:
                 mksquashfs.finish(merge.inodes)
 
         def failed(error: BaseException) -> None:
+            self._ended = True
             sources.fail(error)
             for mksquashfs in tuple(self._running):
                 mksquashfs.kill()
@@ -217,6 +220,8 @@ class Conversion:
             contextlib.ExitStack() as stack,
         ):
             self._running.add(mksquashfs)
+            if self._ended:  # it was started while the others were killed
+                mksquashfs.kill()
             stack.callback(self._running.discard, mksquashfs)
             try:
                 yield mksquashfs, stack

@@ -62,13 +62,18 @@ class Crew(Generic[_Task]):
         self._error: BaseException | None = None
         self.cancelled = threading.Event()
         """Set when no more is to be done: a task in progress should end early."""
+        # Not Thread.join: when a signal interrupts it, it takes the thread for ended (CPython 3.11 and 3.12).
+        self._changed = threading.Condition()
+        self._unfinished = len(tasks)
+        self._busy = 0
         count = min(size, len(tasks))
         self._threads = [threading.Thread(target=self._work, name=f"crew-{i}", daemon=True) for i in range(count)]
 
     def wait(self) -> None:
         """Wait until all tasks are done.  Raises: the first error of any of them."""
-        for thread in self._threads:
-            thread.join()
+        with self._changed:
+            while self._unfinished and self._error is None:
+                self._changed.wait()
         if self._error is not None:
             raise self._error
 
@@ -87,27 +92,34 @@ class Crew(Generic[_Task]):
         self._end(error)
 
     def _end(self, error: BaseException | None) -> None:
-        self.cancelled.set()
+        with self._changed:
+            self.cancelled.set()
         if error is not None:
             self._failed(error)
-        deadline = time.monotonic() + self._parting
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy, self._parting)
 
     def _work(self) -> None:
-        while not self.cancelled.is_set():
-            try:
+        while True:
+            with self._changed:
+                if self.cancelled.is_set() or not self._queue:
+                    return
                 task = self._queue.popleft()
-            except IndexError:
-                return
+                self._busy += 1
+            done = False
             try:
-                if not self._attempt(task):
+                done = self._attempt(task)
+                if not done:
                     self._postpone(task)
             except BaseException as error:  # noqa: BLE001  raised by wait()
                 self._error = self._error or error
                 self.cancelled.set()
                 self._failed(error)
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    self._unfinished -= done
+                    self._changed.notify_all()
 
     def _postpone(self, task: _Task) -> None:
         since = self._waiting_since.setdefault(task.name, time.monotonic())
