@@ -106,6 +106,7 @@ class Conversion:
 
     def _stream(self, image: Path) -> None:
         """Write all layers into *image* at once."""
+        self._ended = False
         time = self._epoch if self._config.squash_options.time is None else None
         with self._sources(self._layers[::-1]) as sources:
 

@@ -213,3 +213,9 @@ def test_import_from_the_cache_is_the_same(push: Callable[..., str], import_to_t
     assert_equal(first, reference)
     assert_equal(second, reference)
     assert (second.result.layers_fetched, second.result.layers_reused) == (0, 2)
+
+
+@pytest.fixture(params=["joined", "streamed"])
+def import_environment(request, import_environment):
+    """The environment of an import, with images of single layers and without."""
+    return {**import_environment, "ENROOT_SLURM_LAYER_CACHE": "yes" if request.param == "joined" else "no"}
