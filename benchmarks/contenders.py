@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
     from image import BuiltImage
 
-__all__ = ["BOUND", "CONTENDERS", "OURS_COLD", "Contender", "Place"]
+__all__ = ["AGAIN", "BOUND", "CONTENDERS", "JOINED_COLD", "NEW_LAYER", "OURS_COLD", "REPLACED", "Contender", "Place"]
 
-OURS_COLD = "enroot-slurm, cold"
+OURS_COLD = "enroot-slurm, cold, streamed"
+JOINED_COLD = "enroot-slurm, cold"
+AGAIN = "enroot-slurm, again"
+NEW_LAYER = "enroot-slurm, a new top layer"
+REPLACED = "enroot-slurm, a layer replaced"
 BOUND = "bound"
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 _CHARLIECLOUD = Path("/usr/lib/charliecloud")
@@ -82,7 +86,7 @@ class Contender(NamedTuple):
         return [program for program in self.programs if not shutil.which(program, path=_SYSTEM_PATH)]
 
 
-def _ours(place: Place, cache: Path) -> tuple[list[Command], dict[str, str]]:
+def _ours(place: Place, cache: Path, *arguments: str) -> tuple[list[Command], dict[str, str]]:
     registry, _, name = place.repository.partition("/")
     uri = f"docker://{registry}#{name}"
     environment = place.environment | {
@@ -92,15 +96,41 @@ def _ours(place: Place, cache: Path) -> tuple[list[Command], dict[str, str]]:
         "ENROOT_TEMP_PATH": str(place.run / "tmp"),
         "ENROOT_SQUASH_OPTIONS": " ".join(place.options),
     }
-    return [Command((sys.executable, "-m", "enroot_slurm", "import", "-o", str(place.output), uri))], environment
+    program = (sys.executable, "-m", "enroot_slurm", "import", *arguments, "-o", str(place.output))
+    return [Command((*program, uri))], environment
 
 
 def _cold(place: Place) -> tuple[list[Command], dict[str, str]]:
     return _ours(place, place.run / "cache")
 
 
-def _warm(place: Place) -> tuple[list[Command], dict[str, str]]:
+def _streamed(place: Place) -> tuple[list[Command], dict[str, str]]:
+    return _ours(place, place.run / "cache", "--no-layer-cache")
+
+
+def _warm_streamed(place: Place) -> tuple[list[Command], dict[str, str]]:
+    return _ours(place, place.cache, "--no-layer-cache")
+
+
+def _again(place: Place) -> tuple[list[Command], dict[str, str]]:
     return _ours(place, place.cache)
+
+
+def _without_layer(place: Place, number: int) -> tuple[list[Command], dict[str, str]]:
+    """As when the layer *number* were new: nothing of it is in the cache."""
+    blob = place.image.layers[number].name
+    (place.cache / "blobs/sha256" / blob).unlink()
+    for image in (place.cache / "layers").glob(f"*/sha256-{place.image.diff_ids[number].removeprefix('sha256:')}.*"):
+        image.unlink()
+    return _ours(place, place.cache)
+
+
+def _new_layer(place: Place) -> tuple[list[Command], dict[str, str]]:
+    return _without_layer(place, -1)
+
+
+def _replaced(place: Place) -> tuple[list[Command], dict[str, str]]:
+    return _without_layer(place, 2)
 
 
 def _umoci(place: Place) -> tuple[list[Command], dict[str, str]]:
@@ -151,8 +181,9 @@ def _registry_blobs(place: Place) -> list[Path]:
     return place.registry_blobs
 
 
-def _cached_blobs(place: Place) -> list[Path]:
-    return [Path(directory) / name for directory, _, names in os.walk(place.cache) for name in names]
+def _cached_files(place: Place) -> list[Path]:
+    cached = [Path(directory) / name for directory, _, names in os.walk(place.cache) for name in names]
+    return [*cached, *place.registry_blobs]
 
 
 def _bound_inputs(place: Place) -> list[Path]:
@@ -160,8 +191,12 @@ def _bound_inputs(place: Place) -> list[Path]:
 
 
 CONTENDERS = (
-    Contender(OURS_COLD, ("mksquashfs",), _cold, _registry_blobs),
-    Contender("enroot-slurm, layers cached", ("mksquashfs",), _warm, _cached_blobs),
+    Contender(JOINED_COLD, ("mksquashfs",), _cold, _registry_blobs),
+    Contender(AGAIN, ("mksquashfs",), _again, _cached_files),
+    Contender(NEW_LAYER, ("mksquashfs",), _new_layer, _cached_files),
+    Contender(REPLACED, ("mksquashfs",), _replaced, _cached_files),
+    Contender(OURS_COLD, ("mksquashfs",), _streamed, _registry_blobs),
+    Contender("enroot-slurm, blobs cached, streamed", ("mksquashfs",), _warm_streamed, _cached_files),
     Contender("skopeo, umoci, mksquashfs", ("skopeo", "umoci", "mksquashfs"), _umoci, _registry_blobs),
     Contender("ch-image, ch-convert", ("ch-image", "ch-convert", "mksquashfs"), _charliecloud, _registry_blobs),
     Contender(BOUND, ("mksquashfs",), _bound, _bound_inputs),

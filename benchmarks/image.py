@@ -64,6 +64,13 @@ class BuiltImage(NamedTuple):
         return json.loads((self.directory / "facts.json").read_text())
 
     @property
+    def diff_ids(self) -> list[str]:
+        """The digests of the layers' tar archives."""
+        manifest = json.loads((self.directory / "manifest.json").read_text())
+        config = self.layout / "blobs" / manifest["config"]["digest"].replace(":", "/")
+        return json.loads(config.read_text())["rootfs"]["diff_ids"]
+
+    @property
     def layers(self) -> list[Path]:
         """The layers' blobs, the lowest first."""
         manifest = json.loads((self.directory / "manifest.json").read_text())

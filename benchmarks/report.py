@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contenders import BOUND, OURS_COLD
+from contenders import BOUND, JOINED_COLD, NEW_LAYER, OURS_COLD
 
 __all__ = ["acceptance", "markdown", "text"]
 
@@ -58,6 +58,7 @@ def acceptance(results: dict[str, Any]) -> list[str]:
     """What was promised, and whether it is kept."""
     walls = {row["contender"]: row["wall"] for row in results["medians"] if row["options"] == _DECISIVE}
     ours, bound = walls.pop(OURS_COLD, None), walls.pop(BOUND, None)
+    joined, new_layer = walls.pop(JOINED_COLD, None), walls.pop(NEW_LAYER, None)
     peers = {name: wall for name, wall in walls.items() if not name.startswith("enroot-slurm")}
     lines = []
     if ours and bound:
@@ -69,6 +70,10 @@ def acceptance(results: dict[str, Any]) -> list[str]:
             f"{_verdict(factor >= _PEER_FACTOR)}: zstd 1, cold, {factor:.1f} times as fast as the fastest peer "
             f"({name}, {wall:.2f} s); at least {_PEER_FACTOR}"
         )
+    if ours and joined:
+        lines.append(f"{_verdict(joined <= 1.2 * ours)}: cold with images of layers, {joined / ours:.2f}; at most 1.2")
+    if ours and new_layer:
+        lines.append(f"{_verdict(new_layer <= 0.2 * ours)}: one new top layer, {new_layer / ours:.2f}; at most 0.2")
     return lines
 
 

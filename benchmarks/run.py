@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import report  # noqa: E402  the path comes first
-from contenders import CONTENDERS, OURS_COLD, Contender, Place  # noqa: E402
+from contenders import CONTENDERS, JOINED_COLD, Contender, Place  # noqa: E402
 from image import IMAGES, BuiltImage, build  # noqa: E402
 from measure import Cost, measure, page_cache  # noqa: E402
 from support.registry import Registry  # noqa: E402
@@ -125,7 +125,7 @@ def _turns(option_sets: Sequence[str], contenders: Sequence[Contender], repeat: 
 def _run(contender: Contender, place: Place, results: dict[str, Any]) -> Cost | None:
     shutil.rmtree(place.run, ignore_errors=True)
     place.run.mkdir()
-    if "cached" in contender.name and not (place.cache / place.image.tag).exists():
+    if contender.name.startswith("enroot-slurm") and "cold" not in contender.name:
         _fill(place)
     prepared = contender.prepare(place)
     if prepared is None:
@@ -147,14 +147,16 @@ def _run(contender: Contender, place: Place, results: dict[str, Any]) -> Cost | 
 
 
 def _fill(place: Place) -> None:
-    """Fill the cache of warm imports."""
-    shutil.rmtree(place.cache, ignore_errors=True)
-    cold = next(contender for contender in CONTENDERS if contender.name == OURS_COLD)
+    """Fill the cache of imports that are not cold."""
+    mark = place.cache / f"{place.image.tag}-{''.join(place.options)}".replace("/", "")
+    if mark.exists():
+        return
+    cold = next(contender for contender in CONTENDERS if contender.name == JOINED_COLD)
     prepared = cold.prepare(place)
     assert prepared
     commands, environment = prepared
     measure(commands, environment | {"ENROOT_CACHE_PATH": str(place.cache)}, place.run)
-    (place.cache / place.image.tag).touch()
+    mark.touch()
     shutil.rmtree(place.run)
     place.run.mkdir()
 
