@@ -35,9 +35,9 @@ if [ -n "$missing" ]; then
     if [ -e "$guard" ]; then guard=; else printf '#!/bin/sh\nexit 101\n' | as_root tee "$guard" > /dev/null && as_root chmod 755 "$guard"; fi
     trap '[ -z "$guard" ] || as_root rm -f "$guard"' EXIT
     log=$(mktemp)
+    # shellcheck disable=SC2086  # a list of words
     {
         as_root apt-get update -q &&
-            # shellcheck disable=SC2086  # a list of words
             as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing
     } > "$log" 2>&1 || {
         tail -n 20 "$log" >&2
