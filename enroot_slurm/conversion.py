@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from enroot_slurm.cache import locks
@@ -113,8 +114,9 @@ class Conversion:
             def write(*, planned: bool) -> None:
                 with self._mksquashfs(image, self._config.squash_options, time) as (mksquashfs, stack):
                     merge = Merge(mksquashfs.stdin, self._rc, self._created)
-                    for layer in reversed(self._layers):
-                        merge.add_layer(partial(sources.archive, layer, stack), planned=planned)
+                    reads = [partial(sources.archive, layer, stack) for layer in reversed(self._layers)]
+                    for read in _one_ahead(reads):
+                        merge.add_layer(read, planned=planned)
                     merge.finish()
                     mksquashfs.finish(merge.inodes)
 
@@ -228,6 +230,18 @@ class Conversion:
                 yield mksquashfs, stack
             except BrokenPipeError:
                 raise mksquashfs.failure() from None
+
+
+def _one_ahead(reads: Sequence[Callable[[], Iterator[bytes]]]) -> Iterator[Callable[[], Iterator[bytes]]]:
+    """Yield *reads*, each when the next one has begun, so that decoding does not pause between layers."""
+    archive = reads[0]() if reads else iter(())
+    for read, following in zip_longest(reads, reads[1:]):
+        begun, archive = [archive], following() if following else iter(())
+        yield partial(_begun_or_new, begun, read)
+
+
+def _begun_or_new(begun: list[Iterator[bytes]], read: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+    return begun.pop() if begun else read()
 
 
 def _as_needed(write: Callable[..., None]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import threading
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import OutputExists, StorageError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Output"]
+
+_WRITE_BACK_INTERVAL = 1.0  # seconds
 
 
 class Output:
@@ -47,7 +50,8 @@ class Output:
         # The name may be as long as names can be, so only a part of it stands in the temporary one.
         temporary = self.path.with_name(f".{self.path.name[:64]}.{unique}.tmp")
         try:
-            yield temporary
+            with _written_back(temporary):
+                yield temporary
         finally:
             try:
                 _remove(temporary)
@@ -98,3 +102,20 @@ class Output:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+@contextlib.contextmanager
+def _written_back(path: Path) -> Iterator[None]:
+    """Let the file that grows at *path* go to the disk meanwhile, so that the sync at its end is short."""
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(_WRITE_BACK_INTERVAL):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                os.fdatasync(file.fileno())
+
+    threading.Thread(target=run, name="write-back", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

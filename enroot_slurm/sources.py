@@ -13,7 +13,7 @@ from enroot_slurm.rootfs.prefetch import prefetch
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from enroot_slurm.cache.blobs import BlobStore
@@ -66,12 +66,15 @@ class Sources:
     def archive(self, layer: Layer, stack: contextlib.ExitStack) -> Iterator[bytes]:
         """The tar archive of *layer*, from its start; *stack* closes it, whatever happens.
 
-        Who reads it to its end has read what the layer's diff_id says.  Raises: IntegrityError, ConversionError, and
-        what the download raises.
+        Decoding begins at once, in a thread, and stays a few pieces ahead.  Who reads to the end has read what the
+        layer's diff_id says.  Raises: IntegrityError, ConversionError, and what the download raises.
         """
         blob = self._blobs[layer.descriptor.digest]
         chunks = prefetch(_verified(decompress(blob.chunks(), self._gzip_program), layer.diff_id))
         stack.callback(chunks.close)
+        return self._counted(chunks)
+
+    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             with self._lock:
                 self._read += len(chunk)

@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh etc/bootstrap.sh dev docker-registry skopeo umoci buildah busybox-static squashfs-tools squashfs-tools-ng squashfuse \
-    apache2-utils pigz zstd openssl util-linux mount attr fuse3 psmisc shellcheck
+    apache2-utils pigz zstd openssl util-linux mount attr fuse3 psmisc xfsprogs shellcheck
 bin=$PWD/.venv/bin
 "$bin/ruff" format --check --quiet .
 "$bin/ruff" check --quiet .

@@ -15,7 +15,7 @@ _DEPTH = 8  # pieces ahead; at 1 MiB each this bounds the memory
 
 
 def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """Yield *chunks*, which a thread takes up to eight pieces ahead; closing the generator ends the thread."""
+    """A generator of *chunks*, which a thread takes, from now on, up to eight pieces ahead; closing it ends that."""
     pieces: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
     room = threading.Semaphore(_DEPTH)
     stopped = threading.Event()
@@ -31,13 +31,19 @@ def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
         except BaseException as error:  # noqa: BLE001  the consumer raises it
             pieces.put(error)
 
-    threading.Thread(target=run, name="prefetch", daemon=True).start()
-    try:
-        while (piece := pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
+    def consume() -> Generator[bytes, None, None]:
+        try:
+            yield b""
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                room.release()
+                yield piece
+        finally:
+            stopped.set()
             room.release()
-            yield piece
-    finally:
-        stopped.set()
-        room.release()
+
+    threading.Thread(target=run, name="prefetch", daemon=True).start()
+    generator = consume()
+    next(generator)  # from here on, closing it runs its last lines
+    return generator

@@ -43,6 +43,7 @@ _MAX_EXTENDED = 1 << 20  # bytes of a PAX header or a long name
 _MAX_SIZE = 1 << 42
 _MAX_PATH, _MAX_NAME = 4096, 255  # PATH_MAX and NAME_MAX (limits.h)
 _TIME_MASK = 0xFFFFFFFF  # squashfs has 32 bits; times before 1970 wrap around, as they do for a directory source
+_NO_DEVICE = (0, 0)
 _SECONDS = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 # Mode, owner, size and time that every reader takes as they are; checksum; a file or symlink; ustar; no prefix.
 _PLAIN = re.compile(
@@ -100,7 +101,8 @@ class Reader:
                 break
             _verify(raw)
             kind = raw[156]
-            size = _number(raw[124:136])
+            plain = _PLAIN.match(raw, 100) is not None
+            size = int(raw[124:135], 8) if plain else _number(raw[124:136])
             if size > (_MAX_EXTENDED if kind in _EXTENDED else _MAX_SIZE):
                 raise IntegrityError(f"a layer has a tar member of {size} bytes, of type {kind}")
             self._left = size + (-size % 512)
@@ -122,9 +124,10 @@ class Reader:
                 member = self._extended(raw, size, name, link, [*everywhere.items(), *records])
                 name = link = b""
                 records = []
+            elif plain:
+                member = _plain_member(raw, kind, size)
             else:
-                plain = _PLAIN.match(raw, 100) is not None
-                member = _member(raw, kind, _name(raw), _c_string(raw[157:257]), size, None, None, plain=plain)
+                member = _member(raw, kind, _name(raw), _c_string(raw[157:257]), size, None, None)
             if HARDLINK <= member.kind <= FIFO:
                 self._left = 0
             self._member, self._raw = member, raw
@@ -172,10 +175,10 @@ class Reader:
         elif b"GNU.sparse.size" in pax:
             layout = sparse.pax_0(records)
         if layout is None:
-            return _member(raw, kind, name, link, stored, mtime, None, plain=False)
+            return _member(raw, kind, name, link, stored, mtime, None)
         if sum(length for _, length in layout.pieces) > self._left:
             raise IntegrityError(f"the map of the sparse file {printable(name)} in a layer exceeds its data")
-        return _member(raw, FILE, name, link, layout.size, mtime, layout.pieces, plain=False)
+        return _member(raw, FILE, name, link, layout.size, mtime, layout.pieces)
 
     # ---- the chunks as one sequence of bytes
 
@@ -248,6 +251,19 @@ def clean(name: bytes) -> bytes:
     return path
 
 
+def _plain_member(raw: bytes, kind: int, size: int) -> Member:
+    """The member of a header that `_PLAIN` matches: nearly all are, so that this decides how fast layers are read."""
+    name = _c_string(raw[:100])
+    path = clean(name)
+    link = _c_string(raw[157:257]) if kind == SYMLINK else b""
+    if path != name:
+        return _member(raw, kind, name, link, size, None, None)
+    if kind == SYMLINK:
+        size = 0
+    mode, mtime = int(raw[100:107], 8) & 0o7777, int(raw[136:147], 8) & _TIME_MASK
+    return Member(path, kind, mode, mtime, size, link, _NO_DEVICE, True, None)
+
+
 def _member(
     raw: bytes,
     kind: int,
@@ -256,8 +272,6 @@ def _member(
     size: int,
     mtime: int | None,
     pieces: tuple[tuple[int, int], ...] | None,
-    *,
-    plain: bool,
 ) -> Member:
     path = clean(name)
     if not FILE <= kind <= FIFO:
@@ -271,7 +285,7 @@ def _member(
             raise IntegrityError(f"the symlink {printable(path)} in a layer has a target of {len(link)} bytes")
     else:
         link = b""
-    device = (_number(raw[329:337]), _number(raw[337:345])) if kind in (CHAR, BLOCK) else (0, 0)
+    device = (_number(raw[329:337]), _number(raw[337:345])) if kind in (CHAR, BLOCK) else _NO_DEVICE
     return Member(
         path=path,
         kind=kind,
@@ -280,7 +294,7 @@ def _member(
         size=size if kind == FILE else 0,
         link=link,
         device=device,
-        plain=plain and path == name,
+        plain=False,
         pieces=pieces,
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.corner_cases import GOOD, HARD
 from support.images import Image, Index, Layer, buildah_push, busybox_layout, skopeo_copy
-from support.layer_vectors import layers_of, load_rows, unmet
+from support.layer_vectors import INODE_USED_AGAIN, layers_of, load_rows, unmet
 from support.reference_tree import EnrootFailsError, Reference, rc_layer, reference_tree
 from support.tools import require_root
 from support.tree import diff_trees
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from support.registry import Registry
 
 ROWS = load_rows()
-INODE_USED_AGAIN = {"go-archive:TestUntarInvalidSymlink[5]", "go-archive:TestApplyLayerInvalidSymlink[5]"}
-"""A symlink to ``..`` and then a file of that name.  GNU tar puts such symlinks off, with an empty file in their place
-until the end; where the new file gets the inode of that (ext4, not tmpfs), tar takes it for its own and replaces it."""
 FAMILIES = ["docker", "oci"]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from support.tree import Entry
 
-__all__ = ["VECTORS", "layers_of", "load_rows", "unmet"]
+__all__ = ["INODE_USED_AGAIN", "VECTORS", "layers_of", "load_rows", "unmet"]
 
 VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors"
 """Recorded facts beside the project; not part of it."""
@@ -30,6 +30,10 @@ _KINDS = {
 }
 _OUTSIDE = "/enroot-slurm-outside"  # for OUT, "an absolute directory outside the root"
 _OWN = {ROOT, b"etc", b"etc/rc", b"etc/rc.local", b"etc/fstab", b"etc/environment"}
+
+INODE_USED_AGAIN = {"go-archive:TestUntarInvalidSymlink[5]", "go-archive:TestApplyLayerInvalidSymlink[5]"}
+"""A symlink to ``..`` and then a file of that name.  GNU tar puts such symlinks off, with an empty file in their place
+until the end; where the new file gets the inode of that (ext4, not tmpfs), tar takes it for its own and replaces it."""
 
 
 def load_rows() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from support.corner_cases import GOOD, HARD
 from support.images import Image, skopeo_copy
-from support.layer_vectors import layers_of, load_rows, unmet
+from support.layer_vectors import INODE_USED_AGAIN, layers_of, load_rows, unmet
 from support.reference_tree import EnrootFailsError, RcLayer, rc_layer, reference_tree
 from support.tools import require_root, require_tools
 from support.tree import diff_trees, read_directory
@@ -28,7 +28,7 @@ def test_reference_does_as_enroot_did(row):
     assert (unmet(row, reference.tree, made_now=reference.made_now) == []) == row["enroot"]["agrees"]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[r["id"] for r in ROWS])
+@pytest.mark.parametrize("row", [r for r in ROWS if r["id"] not in INODE_USED_AGAIN], ids=lambda r: r["id"])
 def test_overlay_equals_merge(row):
     """overlayfs and the merge in Python give the same tree."""
     try:
