@@ -43,7 +43,7 @@ def draw(results: dict[str, Any], target: Path) -> None:
     }
     sets = list(dict.fromkeys(row["options"] for row in results["medians"]))
     figure, grid = plt.subplots(
-        len(sets), 2, figsize=(9.2, 0.5 + 1.75 * len(sets)), sharex="col", squeeze=False, layout="constrained"
+        len(sets), 2, figsize=(9.2, 0.5 + 2.6 * len(sets)), sharex="col", squeeze=False, layout="constrained"
     )
     for panels, options in zip(grid, sets, strict=True):
         rows = [row for row in results["medians"] if row["options"] == options]
