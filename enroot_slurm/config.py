@@ -50,7 +50,7 @@ class Row(NamedTuple):
 class Config(NamedTuple):
     """All settings; docs/configuration.md tells their meaning.  Made by `load` only.
 
-    A named tuple, not a dataclass: loading `dataclasses` would double the start-up of a hook.
+    A named tuple, not a dataclass: a hook must not load `dataclasses` and all that it imports.
     """
 
     config_path: Path

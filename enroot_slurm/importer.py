@@ -89,7 +89,7 @@ def import_image(
             labels=image.labels,
         )
         layers = [Layer(*pair) for pair in zip(manifest.layers, image.diff_ids, strict=True)]
-        store = BlobStore(config.cache_path, config.lock_timeout)
+        store = BlobStore(config.cache_path)
         store.prepare()
         conversion = Conversion(
             layers, rc, image.created, config=config, store=store, download=repository.blob, progress=progress

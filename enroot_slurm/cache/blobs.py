@@ -39,14 +39,10 @@ class CachedBlobDamaged(IntegrityError):
 
 
 class BlobStore:
-    """The blobs below *root*, a cache directory.
+    """The blobs below *root*, a cache directory."""
 
-    *lock_timeout* is for how many seconds to wait while another process fetches a blob.
-    """
-
-    def __init__(self, root: Path, lock_timeout: float) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self.lock_timeout = lock_timeout
 
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob that *descriptor* points to, whether or not it is here."""

@@ -37,7 +37,7 @@ def serve(content=CONTENT, piece=100_000):
 
 @pytest.fixture
 def store(tmp_path):
-    store = BlobStore(tmp_path / "cache", lock_timeout=1)
+    store = BlobStore(tmp_path / "cache")
     store.prepare()
     return store
 
@@ -156,7 +156,7 @@ def test_an_unwritable_cache_is_an_error_with_a_hint(tmp_path):
     """A cache that can't be made says where, and which setting to change."""
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file") as caught:
-        BlobStore(tmp_path / "file" / "cache", 1).prepare()
+        BlobStore(tmp_path / "file" / "cache").prepare()
     assert "ENROOT_CACHE_PATH" in caught.value.hint
 
 
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     if made.returncode:
         pytest.skip("needs root to mount a small tmpfs")
     try:
-        store = BlobStore(mount, 1)
+        store = BlobStore(mount)
         store.prepare()
         with pytest.raises(StorageError, match="no space left"):
             store.blob(descriptor()).fetch(serve())
