@@ -38,7 +38,8 @@ ALLOWED = {
     "sources": {"errors", "oci", "config", "progress", "cache", "rootfs"},
     "conversion": {"errors", "oci", "config", "progress", "sources", "cache", "rootfs", "squashfs"},
     "importer": {"errors", "oci", "config", "progress", "output", "sources", "conversion", *SIBLINGS},
-    "cli": {"__init__", "errors", "config", "progress", "importer"},
+    "commands": {"__init__", "errors", "config", "progress", "importer"},
+    "cli": {"__init__", "errors", "commands"},
     "__main__": {"cli"},
     "__init__": {"errors", "config", "progress", "importer"},
 }

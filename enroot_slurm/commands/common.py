@@ -1,0 +1,107 @@
+"""What all commands share: how they are declared, what they print, and where their progress goes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from enroot_slurm.progress import Progress
+
+__all__ = ["EXIT_CODES", "Commands", "mute", "print_table", "progress", "tell"]
+
+EXIT_CODES = """\
+exit status:
+  0  success                                5  the registry can't be reached, or fails
+  1  an unexpected error                    6  data is damaged, or of an unknown kind
+  2  wrong usage, reference or settings     7  a local file: it exists, no space, no permission
+  3  no such image, tag or platform         8  mksquashfs or another program failed
+  4  the registry denies access             128+N  ended by signal N (130: Ctrl-C)
+"""
+
+
+class Commands:
+    """Where commands declare themselves: ``enroot-slurm NAME``, or ``enroot-slurm GROUP NAME`` of a `group`."""
+
+    def __init__(self, subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        self._subparsers = subparsers
+        self.common = argparse.ArgumentParser(add_help=False)
+        """A parent that each command has: ``--quiet`` and ``--verbose``."""
+        self.common.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+        self.common.add_argument("-v", "--verbose", action="store_true", help="print more, and tracebacks of errors")
+        self.image = argparse.ArgumentParser(add_help=False)
+        """A parent of commands that take ``[-a ARCH] URI``."""
+        self.image.add_argument(
+            *("-a", "--arch"),
+            metavar="ARCH",
+            help="x86_64 or amd64, aarch64 or arm64, ... (default: this node's, from uname)",
+        )
+        self.image.add_argument("uri", metavar="URI", help="docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST]")
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        help_text: str,
+        *,
+        parents: Sequence[argparse.ArgumentParser] = (),
+        description: str = "",
+    ) -> argparse.ArgumentParser:
+        """The parser of the new command *name*; *run* takes what it has parsed, and returns the exit status."""
+        command = self._parser(name, help_text, [*parents, self.common], description)
+        command.set_defaults(run=run)
+        return command
+
+    def group(self, name: str, help_text: str, description: str = "") -> Commands:
+        """The place for commands of a common first word, such as ``cache``."""
+        command = self._parser(name, help_text, [], description)
+        return Commands(command.add_subparsers(metavar="COMMAND", required=True))
+
+    def _parser(
+        self, name: str, help_text: str, parents: Sequence[argparse.ArgumentParser], description: str
+    ) -> argparse.ArgumentParser:
+        return self._subparsers.add_parser(
+            name,
+            help=help_text,
+            description=description or help_text[0].upper() + help_text[1:] + ".",
+            parents=list(parents),
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+
+@contextlib.contextmanager
+def progress(options: argparse.Namespace) -> Iterator[Progress]:
+    """Whom the command tells about its progress: stderr, unless ``--quiet`` was given."""
+    from enroot_slurm.progress import Display, Silent  # noqa: PLC0415
+
+    if options.quiet:
+        yield Silent()
+    else:
+        with Display() as display:
+            yield display
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print *rows* with their columns aligned; the first row has the titles."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def tell(text: str) -> None:
+    """Print *text* for people; when nobody can read it, that is no error."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        mute(sys.stderr)
+
+
+def mute(stream: TextIO) -> None:
+    """Let what could not be written go nowhere; Python would try again at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stream.fileno())

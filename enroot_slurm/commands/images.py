@@ -1,0 +1,74 @@
+"""``import`` and ``digest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enroot_slurm.commands.common import progress, tell
+
+if TYPE_CHECKING:
+    import argparse
+
+    from enroot_slurm.commands.common import Commands
+
+__all__ = ["add_commands"]
+
+_IMPORT = """\
+Import the container image URI as a squashfs image for enroot and pyxis.
+
+URI is docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]; a '/' after the registry does as well as '#', and
+needs no quoting in an #SBATCH line. Credentials are read from $ENROOT_CONFIG_PATH/.credentials (netrc).
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare the commands of this module."""
+    importing = commands.add(
+        "import", _import, "import an image as a squashfs file", parents=[commands.image], description=_IMPORT
+    )
+    importing.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="the file to write (default: IMAGE+TAG.sqsh)"
+    )
+    importing.add_argument(
+        "--no-layer-cache",
+        dest="layer_cache",
+        action="store_const",
+        const=False,
+        help="convert all layers together, and keep none as an image of its own",
+    )
+    importing.add_argument("-f", "--force", action="store_true", help="replace the file if it exists")
+    commands.add("digest", _digest, "print the digest of an image's manifest for a platform", parents=[commands.image])
+
+
+def _import(options: argparse.Namespace) -> int:
+    from enroot_slurm.config import Config  # noqa: PLC0415  each command loads what it needs
+    from enroot_slurm.importer import import_image  # noqa: PLC0415
+    from enroot_slurm.progress import size_text  # noqa: PLC0415
+
+    with progress(options) as told:
+        result = import_image(
+            options.uri,
+            output=options.output,
+            arch=options.arch,
+            config=Config.load(overrides={"layer_cache": options.layer_cache}),
+            force=options.force,
+            progress=told,
+        )
+    if not options.quiet:
+        seconds = sum(result.seconds.values())
+        layers = f"{result.layers_fetched} layers fetched, {result.layers_reused} from the cache"
+        tell(f"{result.path}: {size_text(result.size)}, {layers}, {seconds:.1f} s")
+    if options.verbose:
+        tell(f"digest {result.digest}")
+        tell(" ".join(f"{phase} {duration:.2f} s" for phase, duration in result.seconds.items()))
+    return 0
+
+
+def _digest(options: argparse.Namespace) -> int:
+    from enroot_slurm.importer import resolve_digest  # noqa: PLC0415
+
+    with progress(options) as told:
+        digest = resolve_digest(options.uri, arch=options.arch, progress=told)
+    print(digest)
+    return 0

@@ -1,0 +1,51 @@
+"""``config`` and ``version``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enroot_slurm import __version__
+from enroot_slurm.commands.common import tell
+from enroot_slurm.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from enroot_slurm.commands.common import Commands
+
+__all__ = ["add_commands"]
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare the commands of this module."""
+    config = commands.add("config", _config, "print the settings in force, and where each is from")
+    config.add_argument("--check", metavar="FILE", type=Path, help="report the problems of a YAML file or enroot.conf")
+    config.add_argument("--json", action="store_true", help="print JSON")
+    commands.add("version", _version, "print the version")
+
+
+def _config(options: argparse.Namespace) -> int:
+    from enroot_slurm.config import Config  # noqa: PLC0415
+
+    if options.check is not None:
+        problems = Config.check(options.check)
+        for problem in problems:
+            tell(str(problem))
+        if not problems and not options.quiet:
+            print(f"{options.check}: no problems")
+        return UsageError.exit_code if problems else 0
+    rows = Config.load().rows()
+    if options.json:
+        print(json.dumps({row.key: row._asdict() for row in rows}, indent=2))
+        return 0
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for row in rows:
+        print(f"{row.key:{widths[0]}}  {row.value or '-'}  [{row.source}]")
+    return 0
+
+
+def _version(_options: argparse.Namespace) -> int:
+    print(f"enroot-slurm {__version__}")
+    return 0
