@@ -15,18 +15,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from enroot_slurm.config import Config
     from enroot_slurm.errors import EnrootSlurmError
+    from enroot_slurm.images import CachedImage, find_image, get_image
     from enroot_slurm.importer import ImportResult, import_image, resolve_digest
     from enroot_slurm.progress import Progress
 
-__all__ = ["Config", "EnrootSlurmError", "ImportResult", "Progress", "__version__", "import_image", "resolve_digest"]
+__all__ = [
+    "CachedImage",
+    "Config",
+    "EnrootSlurmError",
+    "ImportResult",
+    "Progress",
+    "__version__",
+    "find_image",
+    "get_image",
+    "import_image",
+    "resolve_digest",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CachedImage": "images",
     "Config": "config",
     "EnrootSlurmError": "errors",
     "ImportResult": "importer",
     "Progress": "progress",
+    "find_image": "images",
+    "get_image": "images",
     "import_image": "importer",
     "resolve_digest": "importer",
 }

@@ -16,7 +16,6 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from enroot_slurm import enrootconf
 from enroot_slurm.errors import ConfigError, printable
 from enroot_slurm.expansion import Variables
 from enroot_slurm.settings import SETTINGS, Entry, Problem, Setting, Value, similar_setting
@@ -74,9 +73,40 @@ class Config(NamedTuple):
     """Bytes."""
     layer_cache: bool
     """Whether each layer gets an image of its own, to be joined with others."""
+    shared_cache: str
+    """An absolute path; empty: there is none."""
+    cache_user: str
+    """Who owns the shared cache; empty: whoever does."""
+    site_credentials: str
+    """An absolute path; empty: images of the shared cache are fetched without credentials."""
+    cache_high: float
+    """Bytes, or a share of the file system if not above 1; 0: the cache may grow."""
+    cache_low: float
+    """Like `cache_high`; 0: a tenth below that."""
+    cache_max_age: float
+    """Seconds; 0: any age."""
+    failure_ttl: float
+    """Seconds."""
+    locks: bool
+    """Whether processes lock what they work on, so that no other does the same."""
     lock_timeout: float
     """Seconds."""
+    worker_timeout: float
+    """Seconds."""
     credential_commands: bool
+    run_path: Path
+    prolog_deadline: float
+    """Seconds."""
+    comment_requests: bool
+    """Whether a job's comment may name an image."""
+    hook_credential_commands: bool
+    """Like `credential_commands`, for what hooks do in a user's name."""
+    site_failure_wait: float
+    """Seconds."""
+    on_site_failure: str
+    """``fail`` or ``continue``."""
+    on_node_failure: str
+    """``fail`` or ``drain``."""
     ca_file: str
     """An absolute path; empty: the system's certificates."""
     insecure_registries: tuple[str, ...]
@@ -95,13 +125,15 @@ class Config(NamedTuple):
         enroot_conf: Path | None = ENROOT_CONF,
         overrides: Mapping[str, object] | None = None,
         trusted: bool = False,
+        snapshot: Path | None = None,
     ) -> Config:
         """The configuration of this process.
 
         *environ* is `os.environ` if not given.  A file of None is not read.  A default file may be missing; any other
         must be there.  *overrides* has texts or typed values by key; one of None says nothing.  With *trusted*, only
         the overrides, the site's file (which nobody but root and the process' user may be able to write) and the
-        defaults count, and *environ*, *user_file* and *enroot_conf* are ignored.
+        defaults count, and *environ*, *user_file* and *enroot_conf* are ignored.  *snapshot* is where root keeps a copy
+        of the site's file that is quicker to read.
 
         Raises: ConfigError, with a line for each problem of all sources.
         """
@@ -114,7 +146,7 @@ class Config(NamedTuple):
         if site_file is not None:
             named = environ.get("ENROOT_SLURM_SITE_CONFIG") if site_file == SITE_FILE else None
             file = Path(named or site_file)
-            layers.append(_yaml(file, problems, required=file != SITE_FILE, trusted=trusted))
+            layers.append(_yaml(file, problems, required=file != SITE_FILE, trusted=trusted, snapshot=snapshot))
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for entry in (entry for layer in layers for entry in layer):
@@ -139,6 +171,8 @@ class Config(NamedTuple):
         problems: list[Problem] = []
         if file.suffix == ".conf":
             content = _content(file, problems, required=True)
+            from enroot_slurm import enrootconf  # noqa: PLC0415 - hooks do not read it
+
             entries, wrong = enrootconf.read_entries(str(file), content or b"", variables)
             problems += [problem for _, problem in wrong]
         else:
@@ -203,20 +237,34 @@ def _user_yaml(
     return _yaml(file, problems, required=False)
 
 
-def _yaml(file: Path, problems: list[Problem], *, required: bool, trusted: bool = False) -> list[Entry]:
+def _yaml(
+    file: Path, problems: list[Problem], *, required: bool, trusted: bool = False, snapshot: Path | None = None
+) -> list[Entry]:
     content = _content(file, problems, required=required, trusted=trusted)
     if content is None:
         return []
+    if snapshot is not None:
+        from enroot_slurm.snapshot import read_snapshot  # noqa: PLC0415 - hooks only
+
+        known = read_snapshot(snapshot, str(file), content)
+        if known is not None:
+            return known
     from enroot_slurm import yamlfile  # noqa: PLC0415 - most processes have no such file
 
     entries, wrong = yamlfile.read_entries(str(file), content)
     problems += wrong
+    if snapshot is not None and not wrong:
+        from enroot_slurm.snapshot import write_snapshot  # noqa: PLC0415
+
+        write_snapshot(snapshot, str(file), content, entries)
     return entries
 
 
 def _add_enroot_conf(
     file: Path, environ: Mapping[str, str], values: dict[str, Any], sources: dict[str, str], problems: list[Problem]
 ) -> None:
+    from enroot_slurm import enrootconf  # noqa: PLC0415
+
     variables = Variables(environ)
     entries: list[Entry] = []
     wrong: list[tuple[str, Problem]] = []

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from enroot_slurm.cache import locks
 from enroot_slurm.cache.blobs import CachedBlobDamaged, unwritable
 from enroot_slurm.cache.crew import Crew
-from enroot_slurm.cache.layers import LayerStore
 from enroot_slurm.errors import IntegrityError, StorageError
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
@@ -128,7 +127,7 @@ class Conversion:
         Raises: CannotLink, LinkAcrossLayers.
         """
         options = self._config.squash_options
-        store = LayerStore(self._config.cache_path, options.for_layers.recipe)
+        store = self._store.layers(options.for_layers.recipe)
         cached = {layer.diff_id: store.layer(layer.diff_id) for layer in self._layers}
         self._ended = False
         missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}

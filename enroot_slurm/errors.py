@@ -18,8 +18,8 @@ through `printable`, and never hold a secret.
         UnsupportedImage              well-formed, but of a kind that is not handled
       StorageError                7   a file or directory of this machine: full, refused, already there
         OutputExists
-        LockTimeout                   another process works on the same thing for too long
       ConversionError             8   mksquashfs, or another program, failed
+      WorkerFailed                1   a process of ours ended, or was ended, without a result
       Interrupted               130   a signal (128 + its number)
 
 Exceptions live in a module of their own to keep imports one way.
@@ -36,7 +36,6 @@ __all__ = [
     "Interrupted",
     "InvalidPlatform",
     "InvalidReference",
-    "LockTimeout",
     "NetworkError",
     "NotFound",
     "OutputExists",
@@ -45,6 +44,7 @@ __all__ = [
     "StorageError",
     "UnsupportedImage",
     "UsageError",
+    "WorkerFailed",
     "printable",
 ]
 
@@ -128,14 +128,14 @@ class OutputExists(StorageError):
     """The output file is already there."""
 
 
-class LockTimeout(StorageError):
-    """A lock was held by another process for longer than may be waited."""
-
-
 class ConversionError(EnrootSlurmError):
     """A program that converts (mksquashfs, a decompressor) is missing or failed."""
 
     exit_code = 8
+
+
+class WorkerFailed(EnrootSlurmError):
+    """A process that was started to do the work ended without a result: killed, out of memory, or a bug."""
 
 
 class Interrupted(EnrootSlurmError):

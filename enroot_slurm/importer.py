@@ -1,4 +1,4 @@
-"""Importing an image: `import_image` is the whole program on a page; read it first."""
+"""Importing an image to a file: `import_image` is the whole program on a page; read it first."""
 
 from __future__ import annotations
 
@@ -6,26 +6,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.blobs import BlobStore
 from enroot_slurm.config import Config
-from enroot_slurm.conversion import Conversion
-from enroot_slurm.errors import IntegrityError, PlatformNotFound
-from enroot_slurm.oci.image_config import ImageConfig
-from enroot_slurm.oci.manifest import MAX_DOCUMENT
-from enroot_slurm.oci.platform import Platform
-from enroot_slurm.oci.reference import Reference
-from enroot_slurm.output import Output
+from enroot_slurm.lookup import Lookup
+from enroot_slurm.maker import Maker
+from enroot_slurm.output import Output, can_share_blocks
 from enroot_slurm.progress import Silent
-from enroot_slurm.registry.client import Repository, Transport
-from enroot_slurm.registry.credentials import Credentials
-from enroot_slurm.rootfs.entrypoint import RcLayer
-from enroot_slurm.sources import Layer
+from enroot_slurm.session import Session
 
 if TYPE_CHECKING:
     import os
 
     from enroot_slurm.oci.digest import Digest
-    from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.progress import Progress
 
 __all__ = ["ImportResult", "import_image", "resolve_digest"]
@@ -65,45 +56,33 @@ def import_image(
 
     The file appears complete or not at all.  Raises: the errors of `enroot_slurm.errors`.
     """
-    reference = Reference.parse(uri)
-    platform = Platform.parse(arch) if arch else Platform.host()
     config = config or Config.load()
     progress = progress or Silent()
+    lookup = Lookup.of(uri, arch, config, strict=False)
+    target = Output(Path(output) if output else Path(lookup.reference.default_filename), force=force)
     seconds = _Seconds()
-    target = Output(Path(output) if output else Path(reference.default_filename), force=force)
-    with _open_repository(reference, config, progress) as repository:
-        progress.phase(f"resolving {reference}")
-        manifest = repository.resolve(platform)
-        image = ImageConfig.parse(repository.read_blob(manifest.config, MAX_DOCUMENT))
-        _check(image, manifest, platform)
+    with Session(lookup, config, progress) as session:
+        maker = Maker(session)
+        digest = session.resolve()
+        manifest = session.manifest(digest)
         seconds.lap("resolve")
-
-        progress.phase(f"importing {manifest.digest.short}")
-        rc = RcLayer.of(
-            reference.provenance,
-            env=image.env,
-            entrypoint=image.entrypoint,
-            cmd=image.cmd,
-            working_dir=image.working_dir,
-            volumes=image.volumes,
-            labels=image.labels,
-        )
-        layers = [Layer(*pair) for pair in zip(manifest.layers, image.diff_ids, strict=True)]
-        store = BlobStore(config.cache_path)
-        store.prepare()
-        conversion = Conversion(
-            layers, rc, image.created, config=config, store=store, download=repository.blob, progress=progress
-        )
+        image = lookup.image(digest)
+        if image is None and _clones(lookup, target):
+            image = maker.make(digest)
         with target.temporary() as temporary:
-            conversion.run(temporary)
+            # The name by which an image was imported first stands in its /etc/rc, and is a part of what enroot makes.
+            if image is not None and image.uri == lookup.reference.provenance and target.copy(image.path, temporary):
+                progress.phase(f"copying {digest.short}")
+            else:
+                maker.convert(manifest, temporary)
             seconds.lap("convert")
 
             progress.phase(f"publishing {target.path.name}")
             size = target.publish(temporary)
             seconds.lap("publish")
     digests = {descriptor.digest for descriptor in manifest.layers}
-    fetched = len(conversion.fetched)
-    return ImportResult(target.path, manifest.digest, size, fetched, len(digests) - fetched, seconds)
+    fetched = len(maker.fetched)
+    return ImportResult(target.path, digest, size, fetched, len(digests) - fetched, seconds)
 
 
 def resolve_digest(
@@ -113,40 +92,17 @@ def resolve_digest(
 
     Raises: the errors of `enroot_slurm.errors`.
     """
-    reference = Reference.parse(uri)
-    platform = Platform.parse(arch) if arch else Platform.host()
-    with _open_repository(reference, config or Config.load(), progress or Silent()) as repository:
-        return repository.resolve(platform).digest
+    config = config or Config.load()
+    with Session(Lookup.of(uri, arch, config, strict=False), config, progress or Silent()) as session:
+        return session.resolve()
 
 
-def _open_repository(reference: Reference, config: Config, progress: Progress) -> Repository:
-    credentials = Credentials.load(config.config_path / ".credentials", run_commands=config.credential_commands)
-    transport = Transport(
-        connect_timeout=config.connect_timeout,
-        transfer_timeout=config.transfer_timeout,
-        retries=config.transfer_retries,
-        max_connections=config.max_connections,
-        allow_http=config.allow_http,
-        insecure_registries=frozenset(config.insecure_registries),
-        ca_file=config.ca_file,
-        certs_dirs=tuple(Path(d) for d in config.certs_dirs),
-    )
-    for warning in credentials.warnings:
-        progress.warn(warning)
-    return Repository(reference, credentials, transport, warn=progress.warn)
-
-
-def _check(image: ImageConfig, manifest: Manifest, platform: Platform) -> None:
-    """Refuse an image that is for another platform, or contradicts its manifest."""
-    if image.platform and platform.rank(image.platform) is None:
-        raise PlatformNotFound(
-            f"the image is for {image.platform}, not for {platform}",
-            hint=f"Import it nevertheless with --arch {image.platform.architecture}.",
-        )
-    if len(image.diff_ids) != len(manifest.layers):
-        raise IntegrityError(
-            f"the image's manifest has {len(manifest.layers)} layers, its config {len(image.diff_ids)}"
-        )
+def _clones(lookup: Lookup, target: Output) -> bool:
+    """Whether an image in the cache would share its blocks with the output: else it would be written twice."""
+    try:
+        return can_share_blocks(lookup.own.directory(), target.path.parent)
+    except OSError:
+        return False  # whoever writes there says so
 
 
 class _Seconds(dict[str, float]):

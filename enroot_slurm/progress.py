@@ -29,6 +29,9 @@ class Progress(Protocol):
     def phase(self, name: str) -> None:
         """A new phase begins, such as "resolving"."""
 
+    def waiting(self, text: str) -> None:
+        """Another process does the work; *text* says which, and how far it is.  Told about once a second."""
+
     def expect(self, size: int) -> None:
         """So many bytes will be downloaded in all."""
 
@@ -46,6 +49,9 @@ class Silent:
     """Tells nobody anything."""
 
     def phase(self, name: str) -> None:
+        """Ignore it."""
+
+    def waiting(self, text: str) -> None:
         """Ignore it."""
 
     def expect(self, size: int) -> None:
@@ -79,14 +85,23 @@ class Display:
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
         self._name = ""
+        self._waiting = False
         self._expected = self._received = self._converted = 0
         self._samples: list[tuple[float, int]] = []
 
     def phase(self, name: str) -> None:
         """Show that the phase *name* begins."""
         with self._lock:
-            self._name = name
+            self._name, self._waiting = name, False
         self._show()
+
+    def waiting(self, text: str) -> None:
+        """Show for whom the import waits; in a log no more often than anything else."""
+        with self._lock:
+            new = not self._waiting
+            self._name, self._waiting = text, True
+        if new or self._terminal:
+            self._show()
 
     def expect(self, size: int) -> None:
         """Show progress against *size* bytes."""

@@ -30,8 +30,12 @@ _MIN_MEMORY = 16 << 20  # mksquashfs refuses less
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?", re.ASCII)
 _SIZE = re.compile(r"([1-9][0-9]{0,17}) ?(|[KMGT])(?:iB|B)?", re.ASCII | re.IGNORECASE)
+_PERCENT = re.compile(r"([1-9][0-9]?|100) ?%", re.ASCII)
+_AGE = re.compile(r"([1-9][0-9]{0,8}) ?([smhdw]?)", re.ASCII)
+_UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}  # seconds
 _DECIMAL_SIZE = re.compile(r"[0-9]+ ?[KMGT]B", re.ASCII | re.IGNORECASE)
 _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*|/[^\s\0]*[^\s\0/]", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -192,6 +196,33 @@ def _size_text(size: int) -> str:
     return str(size)
 
 
+def _watermark(text: str) -> float:
+    if not text or text.lower() in OFF:
+        return 0.0
+    match = _PERCENT.fullmatch(text)
+    return int(match[1]) / 100 if match else float(_size(text))
+
+
+def _watermark_text(value: float) -> str:
+    if value > 1:
+        return _size_text(int(value))
+    return f"{value * 100:.0f}%" if value else ""
+
+
+def _age(text: str) -> float:
+    if not text or text.lower() in OFF:
+        return 0.0
+    match = _AGE.fullmatch(text)
+    if not match:
+        raise ValueError(text)
+    return float(int(match[1]) * _UNITS[match[2] or "s"])
+
+
+def _age_text(value: float) -> str:
+    unit = next((unit for unit, seconds in _UNITS.items() if not value % seconds), "s")
+    return f"{value / _UNITS[unit]:.0f}{unit}" if value else ""
+
+
 def _absolute(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError(text)
@@ -212,6 +243,21 @@ def _program(text: str) -> str:
     if not _PROGRAM.fullmatch(text):
         raise ValueError(text)
     return text
+
+
+def _user_name(text: str) -> str:
+    if text and not _USER.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return parse
 
 
 def _registry(text: str) -> str:
@@ -235,6 +281,7 @@ def _number_text(value: float) -> str:
 _A_PATH = "an absolute path"
 _A_NUMBER = "a whole number"
 _TIME = "seconds, such as 30 or 0.5"
+_AMOUNT = "a size such as 500GiB, or a share of the file system such as 85%"
 _YES_NO = "yes or no"
 
 SETTINGS: dict[str, Setting] = {
@@ -263,7 +310,16 @@ SETTINGS: dict[str, Setting] = {
             _size_text,
         ),
         Setting("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),
+        Setting("shared_cache", "ENROOT_SLURM_SHARED_CACHE", "", _A_PATH, _optional_path),
+        Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", _user_name),
+        Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, _optional_path),
+        Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, _watermark, _watermark_text),
+        Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, _watermark, _watermark_text),
+        Setting("cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", _age, _age_text),
+        Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, _seconds, _number_text),
+        Setting("locks", "ENROOT_SLURM_LOCKS", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),
         Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, _seconds, _number_text),
+        Setting("worker_timeout", "ENROOT_SLURM_WORKER_TIMEOUT", "30", _TIME, _seconds, _number_text),
         Setting(
             "credential_commands",
             "ENROOT_SLURM_CREDENTIAL_COMMANDS",
@@ -273,6 +329,31 @@ SETTINGS: dict[str, Setting] = {
             _boolean_text,
             is_boolean=True,
         ),
+        Setting("run_path", "ENROOT_SLURM_RUN_PATH", "/run/enroot-slurm", _A_PATH, _path),
+        Setting("prolog_deadline", "ENROOT_SLURM_PROLOG_DEADLINE", "15", _TIME, _seconds, _number_text),
+        Setting(
+            "comment_requests",
+            "ENROOT_SLURM_COMMENT_REQUESTS",
+            "no",
+            _YES_NO,
+            _boolean,
+            _boolean_text,
+            is_boolean=True,
+        ),
+        Setting(
+            "hook_credential_commands",
+            "ENROOT_SLURM_HOOK_CREDENTIAL_COMMANDS",
+            "no",
+            _YES_NO,
+            _boolean,
+            _boolean_text,
+            is_boolean=True,
+        ),
+        Setting("site_failure_wait", "ENROOT_SLURM_SITE_FAILURE_WAIT", "60", _TIME, _seconds, _number_text),
+        Setting(
+            "on_site_failure", "ENROOT_SLURM_ON_SITE_FAILURE", "fail", "fail or continue", _choice("fail", "continue")
+        ),
+        Setting("on_node_failure", "ENROOT_SLURM_ON_NODE_FAILURE", "fail", "fail or drain", _choice("fail", "drain")),
         Setting("ca_file", "ENROOT_SLURM_CA_FILE", "", _A_PATH, _optional_path),
         Setting(
             "insecure_registries",

@@ -249,3 +249,31 @@ def test_the_command_on_a_terminal(import_environment, tmp_path) -> None:
         *_, cleared, summary, _ = re.split(r"\r\n|\r", screen.text)
         assert cleared.endswith("\x1b[K")
         assert re.fullmatch(r"(\x1b\[K)?\S+/x.sqsh: 2.0 MiB, 1 layers fetched, 0 from the cache, \d+\.\d s", summary)
+
+
+def test_waiting_in_a_log() -> None:
+    """What is told each second about another process is shown at once, and then as seldom as anything else in a log."""
+    stream = io.StringIO()
+    with Display(stream, interval=0.3) as display:
+        display.phase("resolving")
+        for second in range(20):
+            display.waiting(f"waiting for n1: since {second} s")
+        assert stream.getvalue().count("waiting") == 1
+        wait_for(lambda: "since 19 s" in stream.getvalue())
+        display.phase("done")
+    assert stream.getvalue().splitlines()[:2] == [
+        "enroot-slurm: resolving",
+        "enroot-slurm: waiting for n1: since 0 s",
+    ]
+
+
+def test_waiting_on_a_terminal() -> None:
+    """On a terminal each line that is told is seen."""
+    with terminal() as screen:
+        with Display(screen.stream, interval=10) as display:
+            for second in range(3):
+                display.waiting(f"waiting, {second} s")
+        wait_for(lambda: "waiting, 2 s" in screen.text)
+        assert [line for line in screen.lines if "waiting" in line] == [
+            f"enroot-slurm: waiting, {n} s" for n in range(3)
+        ]

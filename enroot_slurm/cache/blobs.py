@@ -4,6 +4,8 @@
     ROOT/locks/blob-sha256-HEX.lock   who fetches
     ROOT/tmp/                         what is not complete yet
 
+Blobs of another cache, which is only read, count as well.
+
 A `Blob` can be read while it still grows, so that layers are converted while they download.  Who reads it to the end
 has read exactly the bytes of the digest, or got an error instead of the end.
 """
@@ -11,24 +13,26 @@ has read exactly the bytes of the digest, or got an error instead of the end.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
 import stat
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache import locks
-from enroot_slurm.errors import IntegrityError, StorageError
+from enroot_slurm.cache.layers import LayerStore
+from enroot_slurm.cache.locks import Locks
+from enroot_slurm.cache.place import sync_directory, unwritable, write_all
+from enroot_slurm.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from enroot_slurm.cache.locks import Lock
+    from enroot_slurm.cache.place import Place, SharedCache
     from enroot_slurm.oci.manifest import Descriptor
 
-__all__ = ["Blob", "BlobStore", "CachedBlobDamaged"]
+__all__ = ["Blob", "BlobStore", "CachedBlobDamaged", "unwritable"]
 
 _READ = 1 << 18
 _ABANDONED = 86400.0  # seconds without a write after which nobody writes a file any more
@@ -39,26 +43,31 @@ class CachedBlobDamaged(IntegrityError):
 
 
 class BlobStore:
-    """The blobs below *root*, a cache directory."""
+    """The blobs of the cache *place*, and of the cache directory *shared*, which others write, if one is given."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, place: Place, locks: Locks | None = None, *, shared: SharedCache | None = None) -> None:
+        self._place = place
+        self._locks = locks or Locks(place)
+        self._shared = shared
 
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob that *descriptor* points to, whether or not it is here."""
         digest = descriptor.digest
-        path = self._root / "blobs" / digest.algorithm / digest.hex
-        lock = self._root / "locks" / f"blob-{digest.algorithm}-{digest.hex}.lock"
-        return Blob(descriptor, path, lock, self._root / "tmp")
+        lock = self._locks.lock(f"blob-{digest.algorithm}-{digest.hex}")
+        return Blob(descriptor, self._place, lock, self._shared)
+
+    def layers(self, recipe: str) -> LayerStore:
+        """The images of single layers in the same caches; *recipe* is a text that holds all that shapes their bytes."""
+        return LayerStore(self._place, recipe, self._locks, shared=self._shared)
 
     def prepare(self) -> None:
         """Make the directories, and remove what killed processes have left.  Raises: StorageError."""
         try:
-            for name in ("blobs", "locks", "tmp"):
-                (self._root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._place.directory("blobs")
+            self._place.closed_directory("tmp")
         except OSError as error:
-            raise unwritable(self._root, error) from None
-        for file in (self._root / "tmp").glob("*.*.*.*"):
+            raise unwritable(self._place.root, error) from None
+        for file in (self._place.root / "tmp").glob("*.*.*.*"):
             with contextlib.suppress(OSError):
                 if time.time() - file.lstat().st_mtime > _ABANDONED:
                     file.unlink()
@@ -67,11 +76,13 @@ class BlobStore:
 class Blob:
     """One blob of a cache, on its way or already there."""
 
-    def __init__(self, descriptor: Descriptor, path: Path, lock: Path, temp: Path) -> None:
+    def __init__(self, descriptor: Descriptor, place: Place, lock: Lock, shared: SharedCache | None = None) -> None:
         self.descriptor = descriptor
-        self.path = path
+        self.path = _path(place.root, descriptor)
+        """Where it is, or will be."""
         self.lock = lock
-        self._temp_directory = temp
+        self._place = place
+        self._shared = shared
         self._temp: Path | None = None
         self._changed = threading.Condition()
         self._received = 0
@@ -93,7 +104,7 @@ class Blob:
         try:
             if self.reused:
                 return True
-            with locks.attempt(self.lock) as held:
+            with self.lock.attempt() as held:
                 if not held:
                     return False
                 if self._is_cached():  # by another process, while we looked for the lock
@@ -138,7 +149,10 @@ class Blob:
                 pass
 
     def discard(self) -> None:
-        """Remove the blob from the cache."""
+        """Remove the blob from the cache, or let this process not use the other cache's one any more."""
+        if self._shared is not None and self.path != _path(self._place.root, self.descriptor):
+            self._shared.unusable.add(self.path)
+            return
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -176,6 +190,8 @@ class Blob:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(self._temp or self.path, flags)
             except OSError as error:
+                if self._shared is not None:
+                    self._shared.unusable.add(self.path)
                 raise CachedBlobDamaged(f"the cached blob {self.path} can't be read: {error.strerror}") from None
         try:
             yield fd
@@ -185,8 +201,7 @@ class Blob:
     def _download(self, download: Callable[[Descriptor], Iterator[bytes]]) -> None:
         digest, size = self.descriptor.digest, self.descriptor.size
         hasher = digest.hasher()
-        # Unique over all nodes that share the directory: process ids are not.
-        temp = self._temp_directory / f"{digest.hex[:16]}.{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(4)}"
+        temp = self._place.root / "tmp" / f"{digest.hex[:16]}.{self._place.unique()}"
         with self._changed:
             if self._error is not None:  # nobody wants the blob any more, and nobody would remove the file
                 raise self._error
@@ -194,10 +209,10 @@ class Blob:
             self._temp = temp
             self._changed.notify_all()
         try:
-            with os.fdopen(fd, "wb", buffering=0) as file:
+            with os.fdopen(fd, "wb", buffering=0):
                 for chunk in download(self.descriptor):
                     hasher.update(chunk)
-                    _write(fd, chunk)
+                    write_all(fd, chunk)
                     self._update(received=len(chunk))
                 if self._received != size or hasher.hexdigest() != digest.hex:
                     raise IntegrityError(
@@ -206,26 +221,42 @@ class Blob:
                         hint="The registry, or a proxy on the way, is at fault. Nothing was kept.",
                     )
                 self._update(complete=True)  # readers need not wait for the disk
-                os.fsync(file.fileno())
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.fchmod(fd, self._place.mode)
+                os.fsync(fd)
+            self._place.directory("blobs", digest.algorithm)
             with self._changed:
-                temp.rename(self.path)
+                if self._has_size(
+                    self.path
+                ):  # another process has been faster: locks do nothing, or we were left behind
+                    temp.unlink()
+                else:
+                    temp.rename(self.path)
                 self._temp = None
-            _fsync_directory(self.path.parent)
+            sync_directory(self.path.parent)
         finally:
             self.clean_up()
 
     def _is_cached(self) -> bool:
         """Whether a file of the right size is there; any other is removed."""
+        if self._shared is not None:
+            shared = _path(self._shared.root, self.descriptor)
+            # Nothing else is asked of it: what it holds is hashed when it is read.
+            if shared not in self._shared.unusable and self._has_size(shared):
+                self.path = shared
+                return True
+        fits = self._has_size(self.path)
+        if fits is False:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        return bool(fits)
+
+    def _has_size(self, path: Path) -> bool | None:
+        """Whether *path* is a regular file of the blob's size; None if nothing is there."""
         try:
-            status = self.path.lstat()
+            status = path.lstat()
         except OSError:
-            return False
-        if stat.S_ISREG(status.st_mode) and status.st_size == self.descriptor.size:
-            return True
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-        return False
+            return None
+        return stat.S_ISREG(status.st_mode) and status.st_size == self.descriptor.size
 
     def _update(self, *, received: int = 0, complete: bool = False, error: BaseException | None = None) -> None:
         with self._changed:
@@ -235,25 +266,5 @@ class Blob:
             self._changed.notify_all()
 
 
-def unwritable(path: Path, error: OSError) -> StorageError:
-    """The error for a directory that can't be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"no space left in the cache {path}", hint="Free space there, or set ENROOT_CACHE_PATH.")
-    return StorageError(
-        f"can't write to {error.filename2 or error.filename or path}: {error.strerror}",
-        hint="Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",
-    )
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _path(root: Path, descriptor: Descriptor) -> Path:
+    return root / "blobs" / descriptor.digest.algorithm / descriptor.digest.hex

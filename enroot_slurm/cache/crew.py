@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import collections
 import threading
-import time
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from enroot_slurm.errors import LockTimeout
+from enroot_slurm.cache.locks import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from types import TracebackType
+
+    from enroot_slurm.cache.locks import Lock
 
 __all__ = ["Crew", "Task"]
 
@@ -27,8 +27,8 @@ class Task(Protocol):
         """For people, such as ``blob sha256:...``."""
 
     @property
-    def lock(self) -> Path:
-        """The lock file that is held by whoever does it."""
+    def lock(self) -> Lock:
+        """The lock that is held by whoever does it."""
 
 
 _Task = TypeVar("_Task", bound=Task)
@@ -39,7 +39,7 @@ class Crew(Generic[_Task]):
 
     attempt       does a task; False, when another process does it now: then it is tried again later
     failed        is told the first error, and one that ends the context, so that nobody goes on waiting
-    lock_timeout  seconds for which another process may do the same task
+    lock_timeout  seconds for which another process may do the same task; after them it is done without its lock
     parting       seconds to wait for threads that are told to stop
     """
 
@@ -58,7 +58,7 @@ class Crew(Generic[_Task]):
         self._lock_timeout = lock_timeout
         self._parting = parting
         self._queue = collections.deque(tasks)
-        self._waiting_since: dict[str, float] = {}
+        self._patience: dict[str, Patience] = {}
         self._error: BaseException | None = None
         self.cancelled = threading.Event()
         """Set when no more is to be done: a task in progress should end early."""
@@ -122,11 +122,11 @@ class Crew(Generic[_Task]):
                     self._changed.notify_all()
 
     def _postpone(self, task: _Task) -> None:
-        since = self._waiting_since.setdefault(task.name, time.monotonic())
-        if time.monotonic() - since > self._lock_timeout:
-            raise LockTimeout(
-                f"another process has been working on {task.name} for {self._lock_timeout:.0f} seconds",
-                hint=f"It holds the lock {task.lock}: 'fuser -v' or 'lslocks' on its node names it.",
-            )
-        self.cancelled.wait(_POLL)
+        patience = self._patience.get(task.name)
+        if patience is None:
+            patience = self._patience[task.name] = Patience(task.lock, self._lock_timeout)
+        if patience.ended:
+            task.lock.force()
+        else:
+            self.cancelled.wait(_POLL)
         self._queue.append(task)

@@ -1,7 +1,7 @@
 """Layer images by what is in them: made once, and joined into every image that has the layer.
 
     ROOT/layers/RECIPE/sha256-HEX.sqsh    one layer as squashfs; HEX is its diff_id
-    ROOT/layers/RECIPE/sha256-HEX.json    the size and time of that file, written before it gets its name
+    ROOT/layers/RECIPE/sha256-HEX.json    that digest, and the file's size and time, written before it gets its name
     ROOT/locks/layer-RECIPE-HEX.lock      who makes it
 
 A layer is known by its diff_id, not by its blob's digest: what it is compressed with makes no difference here.
@@ -13,14 +13,17 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import stat
 from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.cache.locks import Locks
+from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from enroot_slurm.cache.locks import Lock
+    from enroot_slurm.cache.place import Place, SharedCache
     from enroot_slurm.oci.digest import Digest
 
 __all__ = ["CachedLayer", "LayerStore"]
@@ -28,26 +31,38 @@ __all__ = ["CachedLayer", "LayerStore"]
 _FORMAT = 1
 """To be raised when layer images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
+_MAX_SIDECAR = 4096
 
 
 class LayerStore:
-    """The layer images below *root* that are made by *recipe*, a text that holds all that shapes their bytes."""
+    """The layer images of caches that are made by *recipe*, a text that holds all that shapes their bytes.
 
-    def __init__(self, root: Path, recipe: str) -> None:
-        self._root = root
+    They are written to *place*; those of the cache *shared*, which others write, are used as well.
+    """
+
+    def __init__(
+        self, place: Place, recipe: str, locks: Locks | None = None, *, shared: SharedCache | None = None
+    ) -> None:
+        self._place = place
+        self._locks = locks or Locks(place)
+        self._shared = shared
         self._recipe = hashlib.sha256(f"{_FORMAT} {recipe}".encode()).hexdigest()[:_RECIPE_LENGTH]
-        self._directory = root / "layers" / self._recipe
 
     def layer(self, diff_id: Digest) -> CachedLayer:
         """The layer image of *diff_id*, whether or not it is here."""
-        name = f"{diff_id.algorithm}-{diff_id.hex}"
-        lock = self._root / "locks" / f"layer-{self._recipe}-{diff_id.hex}.lock"
-        return CachedLayer(diff_id, self._directory / f"{name}.sqsh", self._directory / f"{name}.json", lock)
+        lock = self._locks.lock(f"layer-{self._recipe}-{diff_id.hex}")
+        if self._shared is not None:
+            layer = CachedLayer(diff_id, self._path(self._shared.root, diff_id), lock, None, self._shared)
+            if layer.path not in self._shared.unusable and layer.ready:
+                return layer
+        return CachedLayer(diff_id, self._path(self._place.root, diff_id), lock, self._place, None)
 
     def prepare(self) -> None:
         """Make the directories.  Raises: OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self._root / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._place.directory("layers", self._recipe)
+
+    def _path(self, root: Path, diff_id: Digest) -> Path:
+        return root / "layers" / self._recipe / f"{diff_id.algorithm}-{diff_id.hex}.sqsh"
 
 
 class CachedLayer(NamedTuple):
@@ -55,8 +70,10 @@ class CachedLayer(NamedTuple):
 
     diff_id: Digest
     path: Path
-    sidecar: Path
-    lock: Path
+    lock: Lock
+    place: Place | None
+    """The cache that it is in, or belongs in; None: it is in *shared*."""
+    shared: SharedCache | None
 
     @property
     def name(self) -> str:
@@ -64,20 +81,26 @@ class CachedLayer(NamedTuple):
         return f"layer {self.diff_id}"
 
     @property
+    def sidecar(self) -> Path:
+        """What says which file was published."""
+        return self.path.with_suffix(".json")
+
+    @property
     def ready(self) -> bool:
-        """Whether the image is there and is the file that was published."""
+        """Whether the image is there, is the file that was published, and nobody can have changed it."""
+        owners = {0, os.geteuid()} if self.shared is None else self.shared.owners
         try:
-            status = self.path.lstat()
-            expected = json.loads(self.sidecar.read_bytes())
-        except (OSError, ValueError):
+            expected = json.loads(read_trusted(self.sidecar, owners, _MAX_SIDECAR))
+            with open_trusted(self.path, owners) as file:
+                return bool(expected == self._identity(os.fstat(file.fileno())))
+        except (OSError, ValueError, Untrusted):
             return False
-        return stat.S_ISREG(status.st_mode) and expected == _identity(status)
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Path]:
-        """A name in the directory of the image, unique over nodes and processes; removed at the end if still there."""
-        unique = f"{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(4)}"
-        path = self.path.with_name(f".{self.diff_id.short}.{unique}.tmp")
+        """A name in the directory of the image that no other process has; removed at the end if still there."""
+        assert self.place is not None
+        path = self.path.with_name(f".{self.diff_id.short}.{self.place.unique()}.tmp")
         try:
             yield path
         finally:
@@ -85,25 +108,27 @@ class CachedLayer(NamedTuple):
                 path.unlink()
 
     def publish(self, temporary: Path) -> None:
-        """Give the complete image at *temporary* its name.  Raises: OSError."""
+        """Give the complete image at *temporary* its name, unless another process has been faster.  Raises: OSError."""
+        assert self.place is not None
+        if self.ready:  # locks do nothing here, or we were left behind
+            return
         with temporary.open("rb") as file:
+            os.fchmod(file.fileno(), self.place.mode)
             os.fsync(file.fileno())
-            identity = _identity(os.fstat(file.fileno()))
-        sidecar = temporary.with_suffix(".json")
-        try:
-            sidecar.write_text(json.dumps(identity))
-            # Whoever looks between the two renames finds a file that is not the one described, and makes it again.
-            sidecar.replace(self.sidecar)
-            temporary.replace(self.path)
-        finally:
-            sidecar.unlink(missing_ok=True)
+            identity = self._identity(os.fstat(file.fileno()))
+        # Whoever looks between the two renames finds a file that is not the one described, and makes it again.
+        self.place.write(self.sidecar, json.dumps(identity).encode())
+        temporary.replace(self.path)
 
     def discard(self) -> None:
-        """Remove the image from the cache."""
+        """Remove the image from the cache, or let this process not use the other cache's one any more."""
+        if self.shared is not None:
+            self.shared.unusable.add(self.path)
+            return
         for path in (self.path, self.sidecar):
             with contextlib.suppress(OSError):
                 path.unlink()
 
-
-def _identity(status: os.stat_result) -> dict[str, int]:
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    def _identity(self, status: os.stat_result) -> dict[str, object]:
+        # The digest, so that nobody can pass off one layer as another by giving its files other names.
+        return {"layer": str(self.diff_id), "size": status.st_size, "mtime_ns": status.st_mtime_ns}

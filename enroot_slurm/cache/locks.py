@@ -1,40 +1,145 @@
-"""File locks between processes and nodes.
+"""File locks between processes and nodes, and how long one waits for them.
 
 They only save work: what is right never depends on one (docs/architecture.md, rule 1).  A lock file is made once and
-never removed: a removed one can be held by two.
+never removed: a removed one can be held by two.  flock(2) is taken, which the kernel ends with its process, and which
+NFS and Lustre extend to other nodes unless they were told not to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import os
+import time
 from typing import TYPE_CHECKING
 
+from enroot_slurm.cache.status import Work, Worker
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["attempt"]
+    from enroot_slurm.cache.place import Place
+
+__all__ = ["Lock", "Locks", "Patience", "attempt"]
+
+_NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL))
+_LOOK = 1.0  # seconds between two looks at who works
 
 
-@contextlib.contextmanager
-def attempt(path: Path) -> Iterator[bool]:
-    """Try to hold the lock file *path*; the value is False when another process holds it.
+class Locks:
+    """The locks of the cache *place*, as one process takes them.
+
+    enabled         if not, everyone has every lock: for file systems where locks fail
+    worker_timeout  seconds without a sign of life after which who holds a lock is waited for no longer
+    work            what this process tells of its work
+    tell            is told, about once a second, who is waited for (or None, when that is not known)
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        enabled: bool = True,
+        worker_timeout: float = 30,
+        work: Work | None = None,
+        tell: Callable[[Worker | None], None] = lambda _: None,
+    ) -> None:
+        self._place = place
+        self.enabled = enabled
+        self.worker_timeout = worker_timeout
+        self.work = work or Work(place.job)
+        self.tell = tell
+
+    def lock(self, name: str) -> Lock:
+        """The lock called *name*."""
+        return Lock(self, self._place.root / "locks" / f"{name}.lock")
+
+    def prepare(self) -> None:
+        """Make the directory.  Raises: OSError."""
+        self._place.closed_directory("locks")
+
+
+class Lock:
+    """The lock file *path*."""
+
+    def __init__(self, locks: Locks, path: Path) -> None:
+        self.path = path
+        self.locks = locks
+        self._forced = False
+
+    @property
+    def worker(self) -> Path:
+        """The file that tells who holds the lock."""
+        return self.path.with_suffix(".worker")
+
+    def force(self) -> None:
+        """From now on, do without the lock: who holds it takes too long."""
+        self._forced = True
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[bool]:
+        """See `attempt`."""
+        if not self.locks.enabled:
+            yield True
+            return
+        try:
+            fd = self._open()
+        except FileNotFoundError:
+            self.locks.prepare()
+            fd = self._open()
+        try:
+            if _taken(fd) and not self._forced:
+                yield False
+                return
+            with self.locks.work.shown(self.worker):
+                yield True
+        finally:
+            os.close(fd)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def attempt(lock: Lock) -> contextlib.AbstractContextManager[bool]:
+    """Try to hold *lock*; the value is False when another process holds it.
 
     On a file system without locks everyone gets the lock.  Raises: OSError, when the file can't be made.
     """
-    from filelock import FileLock, Timeout  # noqa: PLC0415  a hit in the cache needs no lock, and no import
+    return lock.attempt()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0, blocking=False, thread_local=False, fallback_to_soft=False)
+
+def _taken(fd: int) -> bool:
+    """Whether another process holds the lock; else we do."""
     try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    except NotImplementedError:
-        yield True
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return False
+
+
+class Patience:
+    """How long one waits for who holds *lock*: up to *timeout* seconds, and only as long as it shows signs of life."""
+
+    def __init__(self, lock: Lock, timeout: float) -> None:
+        self._lock = lock
+        self._began = self._changed = time.monotonic()
+        self._timeout = timeout
+        self._looked = 0.0
+        self._worker: Worker | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether to go on without the lock.  Tells who is waited for."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            worker = Worker.read(self._lock.worker)
+            if worker is not None and worker != self._worker:
+                self._worker, self._changed = worker, now
+            self._lock.locks.tell(self._worker)
+        return now - self._began > self._timeout or now - self._changed > self._lock.locks.worker_timeout

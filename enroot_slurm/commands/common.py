@@ -57,6 +57,39 @@ class Commands:
         command.set_defaults(run=run)
         return command
 
+    def wrap(
+        self,
+        name: str,
+        run: Callable[[list[str]], int],
+        help_text: str,
+        *,
+        usage: str,
+        description: str,
+    ) -> None:
+        """Declare a command all of whose words are for another program; *run* takes them, and returns the status.
+
+        Only ``-h`` or ``--help`` as the first of them is ours.
+        """
+        command = self._subparsers.add_parser(
+            name,
+            help=help_text,
+            usage=usage,
+            description=description,
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            prefix_chars="\0",  # no word is an option
+            add_help=False,
+        )
+        command.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+        def run_or_help(options: argparse.Namespace) -> int:
+            if options.words[:1] in (["-h"], ["--help"]):
+                command.print_help()
+                return 0
+            return run(options.words)
+
+        command.set_defaults(run=run_or_help, verbose=False)
+
     def group(self, name: str, help_text: str, description: str = "") -> Commands:
         """The place for commands of a common first word, such as ``cache``."""
         command = self._parser(name, help_text, [], description)

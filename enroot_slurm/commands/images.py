@@ -1,4 +1,4 @@
-"""``import`` and ``digest``."""
+"""``import``, ``get`` and ``digest``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ URI is docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]; a '/' after the r
 needs no quoting in an #SBATCH line. Credentials are read from $ENROOT_CONFIG_PATH/.credentials (netrc).
 """
 
+_GET = """\
+Print the path of the image URI in the cache, as a squashfs file for enroot, pyxis or mount; it is imported if it is
+not there yet. The file is not to be changed. For an image that is there, a tag costs one request, and a digest none.
+"""
+
 
 def add_commands(commands: Commands) -> None:
     """Declare the commands of this module."""
@@ -38,6 +43,14 @@ def add_commands(commands: Commands) -> None:
         help="convert all layers together, and keep none as an image of its own",
     )
     importing.add_argument("-f", "--force", action="store_true", help="replace the file if it exists")
+    getting = commands.add(
+        "get",
+        _get,
+        "import an image into the cache unless it is there, and print its path",
+        parents=[commands.image],
+        description=_GET,
+    )
+    getting.add_argument("--json", action="store_true", help="print what is known of the image, as JSON")
     commands.add("digest", _digest, "print the digest of an image's manifest for a platform", parents=[commands.image])
 
 
@@ -62,6 +75,20 @@ def _import(options: argparse.Namespace) -> int:
     if options.verbose:
         tell(f"digest {result.digest}")
         tell(" ".join(f"{phase} {duration:.2f} s" for phase, duration in result.seconds.items()))
+    return 0
+
+
+def _get(options: argparse.Namespace) -> int:
+    from enroot_slurm.images import get_image  # noqa: PLC0415
+
+    with progress(options) as told:
+        image = get_image(options.uri, arch=options.arch, progress=told)
+    if options.json:
+        import json  # noqa: PLC0415
+
+        print(json.dumps({**image._asdict(), "path": str(image.path), "digest": str(image.digest)}, indent=2))
+    else:
+        print(image.path)
     return 0
 
 

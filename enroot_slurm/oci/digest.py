@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +10,7 @@ from enroot_slurm.errors import IntegrityError, printable
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["Digest"]
+__all__ = ["Digest", "hash_of_text"]
 
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})", re.ASCII)
 
@@ -39,10 +38,14 @@ class Digest(NamedTuple):
     @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
         """The digest of *content*."""
+        import hashlib  # noqa: PLC0415 - see `hash_of_text`
+
         return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
 
     def hasher(self) -> _Hash:
         """A new hash object of this digest's algorithm."""
+        import hashlib  # noqa: PLC0415
+
         return hashlib.new(self.algorithm)
 
     @property
@@ -52,3 +55,16 @@ class Digest(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def hash_of_text(text: str, digits: int) -> str:
+    """The first *digits* hexadecimal digits of the SHA-256 of a short *text*: for names of files."""
+    # hashlib loads OpenSSL, which takes longer than all else that is done about an image in the cache.
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - Python 3.12
+    except ImportError:
+        try:
+            from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+        except ImportError:
+            from hashlib import sha256  # noqa: PLC0415
+    return str(sha256(text.encode()).hexdigest()[:digits])

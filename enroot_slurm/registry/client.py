@@ -14,12 +14,11 @@ from enroot_slurm.errors import (
     IntegrityError,
     InvalidReference,
     NetworkError,
-    PlatformNotFound,
-    UnsupportedImage,
     printable,
 )
 from enroot_slurm.oci.digest import Digest
-from enroot_slurm.oci.manifest import ACCEPT, DOCKER_LIST, MAX_DOCUMENT, OCI_INDEX, Index, Manifest, parse_document
+from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, parse_document
+from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import answers
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
 from enroot_slurm.registry.blob import Transfer
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from enroot_slurm.errors import EnrootSlurmError
-    from enroot_slurm.oci.manifest import Descriptor
+    from enroot_slurm.oci.manifest import Descriptor, Index, Manifest
     from enroot_slurm.oci.platform import Platform
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.credentials import Credentials
@@ -39,9 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Repository", "Transport"]
 
 _T = TypeVar("_T")
-_INDEXES = {DOCKER_LIST, OCI_INDEX}
-_MAX_DEPTH = 4  # indexes inside of indexes
-_MAX_INDEXES = 32
+_ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _MAX_LOGINS = 5  # requests until it is well: without a token, an expired, a new, a wider one, without credentials
 
 
@@ -87,23 +84,56 @@ class Repository:
         """True while every answer came without credentials: then the image is anyone's to see."""
         return self._login.anonymous and not self._http.client_certificate
 
-    def resolve(self, platform: Platform) -> Manifest:
-        """The manifest of the reference's image for *platform*.
+    def resolve(
+        self,
+        platform: Platform,
+        digest: Digest | None = None,
+        *,
+        known: Callable[[Digest], Manifest | Index | None] = lambda _: None,
+        keep: Callable[[bytes], None] = lambda _: None,
+    ) -> Manifest:
+        """The manifest for *platform* that *digest* names, or is in the index that it names.
+
+        digest  by default what the reference names
+        known   documents that need not be asked for
+        keep    is given each document that was received and verified
 
         Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
         """
-        document = self._document(self._reference.target, self._reference.digest)
-        if isinstance(document, Manifest):
+
+        def read(wanted: Digest) -> Manifest | Index:
+            return known(wanted) or fetch(str(wanted), wanted)
+
+        def fetch(target: str, wanted: Digest | None) -> Manifest | Index:
+            content, content_type = self._document(target, wanted)
+            document = parse_document(content, content_type)
+            keep(content)
             return document
-        offered: list[Platform] = []
-        found = self._pick(document, platform, offered, {document.digest})
-        if found is None:
-            names = ", ".join(dict.fromkeys(printable(str(p), 40) for p in offered[:20])) or "none that is known"
-            raise PlatformNotFound(
-                f"{self._reference.familiar_name}:{self._reference.tag} is not there for {platform}",
-                hint=f"It is there for: {names}. Choose one with --arch.",
-            )
-        return found
+
+        reference, digest = self._reference, digest or self._reference.digest
+        first = read(digest) if digest else fetch(reference.target, None)
+        return select(first, platform, read, f"{reference.familiar_name}:{reference.tag}")
+
+    def head(self) -> Digest | None:
+        """The digest of what the reference's tag names now, by one HEAD request; None where the registry tells none.
+
+        It is what the registry claims, so it may only serve to find what was verified before.  A refusal is no error
+        here: `resolve` asks again by GET, whose answer says why.
+
+        Raises: NetworkError.
+        """
+
+        def ask() -> Digest | None:
+            with self._get(f"/manifests/{self._reference.target}", _ACCEPT, "HEAD") as response:
+                if response.status in RETRIED:
+                    raise self._refusal(response, "")
+                stated = response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
+            try:
+                return Digest.parse(stated)
+            except IntegrityError:
+                return None
+
+        return self._retried(ask)
 
     def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The bytes of the blob that *descriptor* names: exactly as many as it says, in pieces of up to 1 MiB.
@@ -136,11 +166,11 @@ class Repository:
         _verify(content, descriptor.digest)
         return content
 
-    def _document(self, target: str, digest: Digest | None) -> Manifest | Index:
-        """The manifest or index that *target*, a tag or the *digest*, names."""
+    def _document(self, target: str, digest: Digest | None) -> tuple[bytes, str]:
+        """The manifest or index that *target*, a tag or the *digest*, names, and its Content-Type."""
 
         def read() -> tuple[bytes, str]:
-            with self._get(f"/manifests/{target}", {"Accept": ", ".join(ACCEPT)}) as response:
+            with self._get(f"/manifests/{target}", _ACCEPT) as response:
                 if response.status != 200:
                     raise self._refusal(response, "")
                 return response.read(MAX_DOCUMENT), response.headers.get("Content-Type", "")
@@ -153,52 +183,13 @@ class Repository:
                 f"{self._reference.registry} answers with a web page",
                 hint="Check the registry's name; a proxy or a login page may be in between.",
             )
-        return parse_document(content, content_type)
+        return content, content_type
 
-    def _pick(
-        self, index: Index, platform: Platform, offered: list[Platform], seen: set[Digest], depth: int = 0
-    ) -> Manifest | None:
-        """The manifest in *index*, or else in one nested in it, that fits *platform* best.
-
-        Adds the platforms there are to *offered*; *seen* are the indexes that need no second look.
-        """
-        manifests = [(p, d) for p, d in index.entries if d.media_type not in _INDEXES]
-        stated = [(p, d) for p, d in manifests if p is not None]
-        offered += [p for p, _ in stated]
-        best = platform.best([p for p, _ in stated])
-        chosen = stated[best][1] if best is not None else None
-        if chosen is None and len(index.entries) == 1 and manifests and not stated:
-            chosen = manifests[0][1]
-        if chosen is not None:
-            document = self._document(str(chosen.digest), chosen.digest)
-            if not isinstance(document, Manifest):
-                raise IntegrityError(f"{chosen.digest} is an index, but the index above calls it a manifest")
-            return document
-        for stated_platform, nested in index.entries:
-            if nested.media_type not in _INDEXES or nested.digest in seen:
-                continue
-            if stated_platform is not None and platform.rank(stated_platform) is None:
-                offered.append(stated_platform)
-                continue
-            if depth == _MAX_DEPTH or len(seen) == _MAX_INDEXES:
-                raise UnsupportedImage(
-                    f"the image has more than {_MAX_INDEXES} indexes, or more than {_MAX_DEPTH} inside of each other"
-                )
-            seen.add(nested.digest)
-            document = self._document(str(nested.digest), nested.digest)
-            if isinstance(document, Index):
-                found = self._pick(document, platform, offered, seen, depth + 1)
-            else:
-                found = document
-            if found is not None:
-                return found
-        return None
-
-    def _get(self, path: str, headers: Mapping[str, str]) -> Response:
-        """The answer to GET *path*, after logging in where that is asked for."""
+    def _get(self, path: str, headers: Mapping[str, str], method: str = "GET") -> Response:
+        """The answer to a GET (or HEAD) of *path*, after logging in where that is asked for."""
         for _ in range(_MAX_LOGINS):
             authorization = self._login.authorization()
-            response = self._http.get(self._base + path, headers, authorization)
+            response = self._http.get(self._base + path, headers, authorization, method=method)
             self._show_warnings(response)
             if response.status not in {401, 403} or response.redirected:
                 if response.status < 400:

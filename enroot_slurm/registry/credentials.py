@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from enroot_slurm.errors import AccessDenied, ConfigError
 from enroot_slurm.oci.reference import DOCKER_HUB_NAMES
 from enroot_slurm.registry import netrc
+from enroot_slurm.registry.reader import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,23 +92,16 @@ class Credentials:
         *run_commands*: whether passwords of the form ``$(COMMAND)`` and ``$NAME`` may be evaluated.  Even so they
         are not when someone else could have written them.
 
-        Raises: ConfigError, with FILE:LINE and never with content.
+        Raises: ConfigError, with FILE:LINE and never with content; StorageError, when the file system hangs.
         """
         try:
-            # A fifo must not block; a symbolic link is followed, since people link their dotfiles.
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            content, uid, mode = read_file(path, _MAX_FILE)
         except (FileNotFoundError, NotADirectoryError):
             return cls()
         except OSError as error:
             raise ConfigError(f"{path}: the credentials can't be read: {error.strerror}") from None
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{path}: not a regular file")
-            with os.fdopen(os.dup(fd), "rb") as file:
-                content = file.read(_MAX_FILE + 1)
-        finally:
-            os.close(fd)
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{path}: not a regular file")
         if len(content) > _MAX_FILE:
             raise ConfigError(f"{path}: larger than {_MAX_FILE >> 10} KiB")
         try:
@@ -117,7 +111,7 @@ class Credentials:
             raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
         if "\0" in text:
             raise ConfigError(f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: there is a NUL character")
-        warnings, no_commands = _judge(path, status)
+        warnings, no_commands = _judge(path, uid, mode)
         if not run_commands:
             no_commands = "commands in credentials are off"
         return cls(netrc.parse(text, str(path)), name=str(path), warnings=warnings, no_commands=no_commands)
@@ -181,14 +175,14 @@ def _one_name(machine: str) -> str:
     return "registry-1.docker.io" if machine in _HUB else machine
 
 
-def _judge(path: Path, status: os.stat_result) -> tuple[tuple[str, ...], str]:
+def _judge(path: Path, uid: int, mode: int) -> tuple[tuple[str, ...], str]:
     """Warnings about the file, and why its commands can't be trusted (or empty)."""
-    if status.st_uid not in {0, os.geteuid()}:
+    if uid not in {0, os.geteuid()}:
         why = "the file belongs to another user"
         return (f"{path}: {why}",), why
-    if status.st_mode & 0o022:
+    if mode & 0o022:
         return (f"{path}: other users may write it; run: chmod 600 {path}",), "other users may write the file"
-    if status.st_mode & 0o044:
+    if mode & 0o044:
         return (f"{path}: other users may read it; run: chmod 600 {path}",), ""
     return (), ""
 

@@ -233,8 +233,8 @@ class Http:
                 session.close()
             self._sessions.clear()
 
-    def get(self, url: str, headers: Mapping[str, str], authorization: str = "") -> Response:
-        """The answer to a GET of *url* after up to five redirects.
+    def get(self, url: str, headers: Mapping[str, str], authorization: str = "", *, method: str = "GET") -> Response:
+        """The answer to a GET (or HEAD) of *url* after up to five redirects.
 
         *authorization* is dropped for good once a redirect leaves the origin.
 
@@ -243,7 +243,7 @@ class Http:
         origin = Origin.of(url)
         left = False
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self.send("GET", url, headers, authorization)
+            response = self.send(method, url, headers, authorization)
             response.redirected = left
             location = response.headers.get("Location", "")
             if response.status not in _REDIRECTS or not location:

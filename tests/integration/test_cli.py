@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -321,6 +322,7 @@ def test_wrong_digests(faulty, run, tmp_path) -> None:
     assert image().blobs()[0].digest.removeprefix("sha256:") in result.stderr
     assert os.listdir(tmp_path / "work") == []
     faulty.heal()
+    shutil.rmtree(tmp_path / "cache/manifests")
     faulty.fault("/manifests/", flip=5)
     assert run("digest", f"{uri}@sha256:{digest_of(image())}").returncode == 6
 

@@ -1,0 +1,219 @@
+"""Images by what they were made of: complete or absent, and handed out only as they were published.
+
+    ROOT/images/RECIPE/PLATFORM/sha256-HEX.sqsh   HEX is the digest of the manifest for that platform
+    ROOT/images/RECIPE/PLATFORM/sha256-HEX.json   what is known of that file: its `Sidecar`
+    ROOT/locks/image-RECIPE-PLATFORM-HEX.lock     who makes it
+
+The sidecar gets its name before the image does.  Who looks in between finds no image; and when two make the same one
+because locks do nothing, whoever names its sidecar first names the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.cache.place import sync_directory
+from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
+from enroot_slurm.errors import EnrootSlurmError, StorageError
+from enroot_slurm.oci.digest import hash_of_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from enroot_slurm.cache.place import Place
+    from enroot_slurm.oci.digest import Digest
+
+__all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "recipe_of"]
+
+_FORMAT = 1
+"""To be raised when images are made differently, so that older ones are not used any more."""
+_RECIPE_LENGTH = 16
+_MAX_SIDECAR = 64 << 10
+_PUBLISHING = 1.0  # seconds between the names of a sidecar and of its image at most, unless the process was killed
+_READ = 4 << 20
+
+
+class Unusable(StorageError):
+    """An image in the cache is not what was published, or others could have written it."""
+
+
+class Sidecar(NamedTuple):
+    """What is known of an image."""
+
+    uri: str
+    """The image's name as its /etc/rc has it."""
+    digest: str
+    platform: str
+    options: str
+    """How it was squashed."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    sha256: str
+    created: int
+    """Seconds since 1970."""
+    public: bool
+    """Whether it was fetched without credentials, or with the site's."""
+    version: str
+    """Of the program that has made it."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> Sidecar:
+        """The sidecar in *content*.  Raises: ValueError."""
+        fields = json.loads(content)
+        if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT or set(fields) != set(cls._fields):
+            raise ValueError("not a sidecar of this version")
+        sidecar = cls(**fields)
+        if not all(isinstance(value, type(like)) for value, like in zip(sidecar, _LIKE, strict=True)):
+            raise ValueError("a field is of another type")
+        return sidecar
+
+    def __bytes__(self) -> bytes:
+        return json.dumps({"format": _FORMAT, **self._asdict()}, indent=1).encode() + b"\n"
+
+
+_LIKE = Sidecar("", "", "", "", 0, 0, "", 0, False, "")
+
+
+def recipe_of(options: str, epoch: int | None) -> str:
+    """The name of the directory for images whose bytes *options* shape, and SOURCE_DATE_EPOCH if that is set."""
+    text = f"{_FORMAT} {options}" + (f" {epoch}" if epoch is not None else "")
+    return hash_of_text(text, _RECIPE_LENGTH)
+
+
+def image_file(root: Path, recipe: str, platform: str, digest: Digest) -> ImageFile:
+    """The place of an image below *root*, whether or not it is there."""
+    name = f"{digest.algorithm}-{digest.hex}"
+    directory = root / "images" / recipe / platform
+    return ImageFile(directory / f"{name}.sqsh", directory / f"{name}.json")
+
+
+class ImageFile(NamedTuple):
+    """The place of one image."""
+
+    path: Path
+    sidecar: Path
+
+    @property
+    def lock(self) -> str:
+        """The name of the lock that is held by whoever makes the image."""
+        platform, recipe = self.path.parts[-2], self.path.parts[-3]
+        return f"image-{recipe}-{platform}-{self.path.stem.partition('-')[2]}"
+
+    def look(self, owners: set[int], check: Callable[[BinaryIO], object]) -> Sidecar | None:
+        """What is known of the image if it is there, unchanged, and nobody but *owners* can have changed it.
+
+        *check* looks at its first bytes.
+
+        Raises: Unusable, when something is there that must not be used; Untrusted, when that is so for its directory.
+        """
+        try:
+            for directory in self.path.parents[:3]:
+                _check_directory(directory, owners)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise Untrusted(f"{error.filename} can't be used: {error.strerror}") from None
+        try:
+            sidecar = Sidecar.parse(read_trusted(self.sidecar, owners, _MAX_SIDECAR))
+            with open_trusted(self.path, owners) as file:
+                status = os.fstat(file.fileno())
+                if not _is_of(status, sidecar):
+                    raise Unusable(f"{self.path} is not the file that was published: it has another size or time")
+                check(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EnrootSlurmError) as error:
+            raise Unusable(f"the cached image can't be used: {error}") from None
+        return sidecar
+
+    @contextlib.contextmanager
+    def temporary(self, place: Place) -> Iterator[Path]:
+        """A name in the directory of the image that no other process has; what is left there at the end is removed."""
+        path = self.path.with_name(f".{self.path.name[7:19]}.{place.unique()}.tmp")
+        try:
+            yield path
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def publish(self, temporary: Path, place: Place, like: Sidecar) -> Sidecar:
+        """Give the complete image at *temporary* its name; what *like* says of it, with its size, time and hash.
+
+        Raises: OSError.
+        """
+        with temporary.open("rb") as file:
+            # 0444 for everybody's, since the owner writes it no more either.
+            os.fchmod(file.fileno(), 0o444 if place.public else 0o400)
+            import threading  # noqa: PLC0415
+
+            syncing = threading.Thread(target=_quietly_sync, args=(file.fileno(),), daemon=True)
+            syncing.start()  # the disk works while we hash
+            sha256 = _sha256(file)
+            syncing.join()
+            os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
+        sidecar = like._replace(
+            size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256, created=int(time.time())
+        )
+        deadline = time.monotonic() + _PUBLISHING
+        while True:
+            late = time.monotonic() > deadline
+            if (late or not os.path.lexists(self.sidecar)) and place.write(self.sidecar, bytes(sidecar), replace=late):
+                break
+            # Somebody else's sidecar: its image comes now, or that process was killed.
+            if (found := self._published()) is not None:
+                return found
+            time.sleep(0.02)
+        temporary.replace(self.path)
+        sync_directory(self.path.parent)
+        return sidecar
+
+    def _published(self) -> Sidecar | None:
+        with contextlib.suppress(OSError, ValueError):
+            sidecar = Sidecar.parse(self.sidecar.read_bytes())
+            status = self.path.lstat()
+            if stat.S_ISREG(status.st_mode) and _is_of(status, sidecar):
+                return sidecar
+        return None
+
+    def discard(self) -> None:
+        """Remove what is there.  Raises: OSError, when that is not possible."""
+        for path in (self.path, self.sidecar):
+            path.unlink(missing_ok=True)
+
+
+def _is_of(status: os.stat_result, sidecar: Sidecar) -> bool:
+    return (status.st_size, status.st_mtime_ns) == (sidecar.size, sidecar.mtime_ns)
+
+
+def _check_directory(path: Path, owners: set[int]) -> None:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise Untrusted(f"{path} is not a directory")
+    if status.st_uid not in owners:
+        raise Untrusted(f"{path} belongs to user {status.st_uid}", hint=f"Run: chown {max(owners)} {path}")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Untrusted(f"{path} is writable by others", hint=f"Run: chmod go-w {path}")
+
+
+def _sha256(file: BinaryIO) -> str:
+    import hashlib  # noqa: PLC0415 - a hit has no use for it
+
+    hasher = hashlib.sha256()
+    buffer = memoryview(bytearray(_READ))
+    while count := file.readinto(buffer):  # type: ignore[attr-defined]
+        hasher.update(buffer[:count])
+    return hasher.hexdigest()
+
+
+def _quietly_sync(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.fsync(fd)

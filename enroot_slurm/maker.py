@@ -1,0 +1,150 @@
+"""An image being made: its config, its blobs and layers, then the squashfs file, in a cache or somewhere else."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from enroot_slurm import __version__
+from enroot_slurm.cache.blobs import BlobStore, CachedBlobDamaged
+from enroot_slurm.cache.fetch import Fetch
+from enroot_slurm.cache.images import Sidecar, Unusable
+from enroot_slurm.conversion import Conversion
+from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError
+from enroot_slurm.lookup import CachedImage
+from enroot_slurm.oci.image_config import ImageConfig
+from enroot_slurm.oci.manifest import MAX_DOCUMENT
+from enroot_slurm.rootfs.entrypoint import RcLayer
+from enroot_slurm.sources import Layer
+from enroot_slurm.squashfs.format import Superblock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from enroot_slurm.lookup import Lookup
+    from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.oci.manifest import Manifest
+    from enroot_slurm.session import Session
+
+__all__ = ["Maker"]
+
+_MAX_REPAIRS = 3  # times that a damaged image config in the cache is fetched again
+
+
+class Maker:
+    """Makes the image of a *session*."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._store = BlobStore(session.lookup.own, session.locks, shared=session.lookup.shared)
+        self.fetched: set[Digest] = set()
+        """The layers that were downloaded."""
+
+    def make(self, digest: Digest) -> CachedImage:
+        """The image of the manifest *digest* in the own cache, made by this process or by another one meanwhile.
+
+        Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
+        """
+        session, lookup = self._session, self._session.lookup
+        with session.turn(lookup.own_file(digest).lock, partial(lookup.image, digest)) as found:
+            return found or session.remembering(partial(self._make, digest))
+
+    def _make(self, digest: Digest) -> CachedImage:
+        session, lookup, place = self._session, self._session.lookup, self._session.lookup.own
+        file = lookup.own_file(digest)
+        place.directory("images", lookup.recipe, lookup.platform.directory)
+        with file.temporary(place) as marker:
+            # NFS remembers for a while that a name was not there: a new one makes it look at the directory again.
+            marker.touch()
+        if (found := lookup.image(digest)) is not None:
+            return found
+        try:
+            file.look({0, os.geteuid()}, Superblock.read)
+        except Unusable as error:
+            session.progress.warn(f"{error}; it is made again")
+            file.discard()
+        manifest = session.manifest(digest)
+        with file.temporary(place) as temporary:
+            self.convert(manifest, temporary)
+            session.progress.phase(f"publishing {digest.short}")
+            known = Sidecar(
+                uri=lookup.reference.provenance,
+                digest=str(digest),
+                platform=str(lookup.platform),
+                options=session.config.squash_options.recipe,
+                size=0,
+                mtime_ns=0,
+                sha256="",
+                created=0,
+                public=place.public or session.repository.anonymous,
+                version=__version__,
+            )
+            sidecar = file.publish(temporary, place, known)
+        return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=False)
+
+    def convert(self, manifest: Manifest, image: Path) -> None:
+        """Make *image* of *manifest*.
+
+        Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
+        """
+        session, lookup = self._session, self._session.lookup
+        session.progress.phase(f"importing {manifest.digest.short}")
+        self._store.prepare()
+        config = self._image_config(manifest)
+        _check(config, manifest, lookup)
+        rc = RcLayer.of(
+            lookup.reference.provenance,
+            env=config.env,
+            entrypoint=config.entrypoint,
+            cmd=config.cmd,
+            working_dir=config.working_dir,
+            volumes=config.volumes,
+            labels=config.labels,
+        )
+        layers = [Layer(*pair) for pair in zip(manifest.layers, config.diff_ids, strict=True)]
+        conversion = Conversion(
+            layers,
+            rc,
+            config.created,
+            config=session.config._replace(cache_path=lookup.own.root),
+            store=self._store,
+            download=session.repository.blob,
+            progress=session.progress,
+        )
+        try:
+            conversion.run(image)
+        finally:
+            self.fetched |= conversion.fetched
+
+    def _image_config(self, manifest: Manifest) -> ImageConfig:
+        if manifest.config.size > MAX_DOCUMENT:
+            raise IntegrityError(f"the image config has {manifest.config.size} bytes; {MAX_DOCUMENT} are the most")
+        for _ in range(_MAX_REPAIRS):
+            blob = self._store.blob(manifest.config)
+            try:
+                with Fetch(
+                    [blob],
+                    self._session.repository.blob,
+                    connections=1,
+                    lock_timeout=self._session.config.lock_timeout,
+                    received=lambda _: None,
+                ) as fetch:
+                    fetch.wait()
+                    return ImageConfig.parse(b"".join(blob.chunks()))
+            except CachedBlobDamaged as error:
+                self._session.progress.warn(f"{error}; it is fetched again")
+        raise StorageError(f"the image config in the cache {self._session.lookup.own.root} is damaged again and again")
+
+
+def _check(image: ImageConfig, manifest: Manifest, lookup: Lookup) -> None:
+    """Refuse an image that is for another platform, or contradicts its manifest."""
+    if image.platform and lookup.platform.rank(image.platform) is None:
+        raise PlatformNotFound(
+            f"the image is for {image.platform}, not for {lookup.platform}",
+            hint=f"Import it nevertheless with --arch {image.platform.architecture}.",
+        )
+    if len(image.diff_ids) != len(manifest.layers):
+        raise IntegrityError(
+            f"the image's manifest has {len(manifest.layers)} layers, its config {len(image.diff_ids)}"
+        )

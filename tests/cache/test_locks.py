@@ -1,0 +1,145 @@
+"""Locks, who holds them, and how long one waits."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import threading
+import time
+
+import pytest
+
+from enroot_slurm.cache import status
+from enroot_slurm.cache.locks import Locks, Patience
+from enroot_slurm.cache.place import Place
+from enroot_slurm.cache.status import Work, Worker
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path / "cache", job="12.0")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A sign of life every 20 ms, and as often a look at it."""
+    monkeypatch.setattr(status, "_BEAT", 0.02)
+    monkeypatch.setattr("enroot_slurm.cache.locks._LOOK", 0.02)
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_one_at_a_time(place):
+    """Who has the lock keeps others out, in the same process too; the file stays, and is nobody else's business."""
+    lock, other = (Locks(place).lock("x") for _ in range(2))
+    with lock.attempt() as first, other.attempt() as second:
+        assert (first, second) == (True, False)
+    with other.attempt() as third:
+        assert third
+    assert lock.path.exists()
+    assert stat.S_IMODE(lock.path.parent.stat().st_mode) == 0o700
+
+
+def test_without_locks(place):
+    """When they are turned off, everyone has every lock, and no file is made."""
+    lock, other = (Locks(place, enabled=False).lock("x") for _ in range(2))
+    with lock.attempt() as first, other.attempt() as second:
+        assert first
+        assert second
+    assert not place.root.exists()
+
+
+@pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_file_systems_without_locks(place, number, monkeypatch):
+    """Where flock is not supported everyone has the lock; another error is an error."""
+    import errno
+
+    def refuse(*_):
+        raise OSError(getattr(errno, number), number)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with Locks(place).lock("x").attempt() as held:
+        assert held
+    monkeypatch.setattr(errno, "EIO", errno.EIO)
+    number = "EIO"
+    with pytest.raises(OSError, match="EIO"), Locks(place).lock("x").attempt():
+        pass
+
+
+def test_a_link_in_place_of_a_lock(place, tmp_path):
+    """A symbolic link is not followed."""
+    locks = Locks(place)
+    locks.prepare()
+    locks.lock("x").path.symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"), locks.lock("x").attempt():
+        pass
+    assert not (tmp_path / "target").exists()
+
+
+def test_signs_of_life(place, quick):
+    """While a lock is held, a file beside it says who works on what, and how far that is; then it is gone."""
+    work = Work("12.0")
+    lock = Locks(place, work=work).lock("x")
+    with lock.attempt():
+        work.phase, work.received = "downloading", 5
+        wait_until(lambda: (found := Worker.read(lock.worker)) and found.phase == "downloading")
+        first = Worker.read(lock.worker)
+        wait_until(lambda: Worker.read(lock.worker).beat > first.beat)
+        assert (first.host, first.pid, first.job, first.received) == (os.uname().nodename, os.getpid(), "12.0", 5)
+        assert abs(first.since - time.time()) < 60
+        assert lock.worker.stat().st_mode & 0o077 == 0
+        work.phase = "a shorter one"
+        wait_until(lambda: Worker.read(lock.worker).phase == "a shorter one")
+    assert not lock.worker.exists()
+    wait_until(lambda: "status" not in {thread.name for thread in threading.enumerate()})
+    with lock.attempt():  # and again, with a new thread
+        wait_until(lock.worker.exists)
+    assert not lock.worker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff" * 100, b"{}" * 10_000])
+def test_what_is_no_sign_of_life(tmp_path, content):
+    """A file that can't be understood says nothing; nor does a FIFO hang anybody."""
+    (tmp_path / "x").write_bytes(content)
+    assert Worker.read(tmp_path / "x") is None
+    fields = dict.fromkeys(Worker._fields, "text")
+    (tmp_path / "x").write_text(json.dumps(fields))
+    assert Worker.read(tmp_path / "x") is None
+    os.mkfifo(tmp_path / "fifo")
+    assert Worker.read(tmp_path / "fifo") is None
+    assert Worker.read(tmp_path / "missing") is None
+
+
+def test_patience(place, quick):
+    """It ends after the timeout, or when there is no new sign of life; as long as there are, it is told of them."""
+    told = []
+    waiting = Locks(place, worker_timeout=0.4, tell=told.append).lock("x")
+    with Locks(place, work=Work()).lock("x").attempt():
+        patience, began = Patience(waiting, timeout=60), time.monotonic()
+        while time.monotonic() - began < 1:
+            assert not patience.ended
+            time.sleep(0.01)
+        assert Patience(waiting, timeout=-1).ended
+    while not patience.ended:
+        time.sleep(0.01)
+    assert 1.3 < time.monotonic() - began < 10
+    assert len({worker.beat for worker in told if worker}) > 5
+    assert Patience(waiting, timeout=60).ended is False
+
+
+def test_force(place):
+    """Who has waited long enough goes on without the lock."""
+    lock = Locks(place).lock("x")
+    with Locks(place).lock("x").attempt():
+        with lock.attempt() as held:
+            assert not held
+        lock.force()
+        with lock.attempt() as held:
+            assert held
