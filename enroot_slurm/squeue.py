@@ -1,0 +1,62 @@
+"""Which jobs Slurm knows: one call of ``squeue`` for all of them.
+
+Sources: squeue(1) of Slurm 22.05; slurm.conf(5), PrivateData.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+__all__ = ["known_jobs"]
+
+_TIMEOUT = 60.0
+# Every record's own number: an array's tasks have one each as soon as they run.  Those that have just ended count.
+_SQUEUE = ("--noheader", "--all", "--array", "--states=all", "--format=%A")
+_NUMBERS = re.compile(rb"(?:[0-9]+\s+)*", re.ASCII)
+_PRIVATE = re.compile(rb"^PrivateData\s*=\s*.*\b(?:jobs|all)\b", re.MULTILINE)
+
+
+def known_jobs(*, of_all: bool) -> frozenset[int] | str:
+    """The numbers of the jobs that Slurm knows, of all users or at least of this one; or why that can't be said.
+
+    A job that is not among them has gone: nothing less may be concluded from a call that failed, or that was shown
+    this user's jobs only.
+    """
+    output = _run("squeue", *_SQUEUE)
+    if isinstance(output, str):
+        return output
+    if not _NUMBERS.fullmatch(output):
+        return "squeue's output can't be understood"
+    if of_all and os.geteuid() != 0:
+        settings = _run("scontrol", "show", "config")
+        if isinstance(settings, str):
+            return settings
+        if _PRIVATE.search(settings):
+            return "Slurm shows this user only his own jobs (PrivateData); root is shown all"
+    return frozenset(map(int, output.split()))
+
+
+def _run(program: str, *arguments: str) -> bytes | str:
+    """What the program prints, or why it does not."""
+    path = shutil.which(program)
+    if path is None:
+        return f"there is no {program} on PATH"
+    # Variables such as SQUEUE_USERS would leave jobs out.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    environ = {**environ, "LC_ALL": "C"}
+    environ.pop("SLURM_CLUSTERS", None)
+    try:
+        result = subprocess.run(
+            [path, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_TIMEOUT,
+            env=environ,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{program} failed: {type(error).__name__}"
+    return result.stdout if result.returncode == 0 else f"{program} failed with status {result.returncode}"
