@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 from enroot_slurm import __version__
-from enroot_slurm.commands import images, settings
+from enroot_slurm.commands import cache, images, settings, slurm
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
 from enroot_slurm.errors import EnrootSlurmError, Interrupted
 
@@ -39,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(Interrupted(*(interrupt.args or (signal.SIGINT,))))
     except EnrootSlurmError as error:
         if verbose:
+            import traceback  # noqa: PLC0415 - a start needs none
+
             traceback.print_exc()
         return _report(error)
     except BrokenPipeError:
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"enroot-slurm {__version__}")
     commands = Commands(parser.add_subparsers(metavar="COMMAND", required=True))
-    for module in (images, settings):
+    for module in (images, cache, slurm, settings):
         module.add_commands(commands)
     return parser
 

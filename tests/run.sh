@@ -3,10 +3,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh etc/bootstrap.sh dev docker-registry skopeo umoci buildah busybox-static squashfs-tools squashfs-tools-ng squashfuse \
-    apache2-utils pigz zstd openssl util-linux mount attr fuse3 psmisc xfsprogs shellcheck
+    apache2-utils pigz zstd openssl util-linux mount attr fuse3 psmisc strace xfsprogs shellcheck \
+    slurmctld slurmd slurm-client munge libslurm-dev gcc libc6-dev
 bin=$PWD/.venv/bin
 "$bin/ruff" format --check --quiet .
 "$bin/ruff" check --quiet .
 "$bin/mypy"
 shellcheck etc/*.sh examples/*.sh tests/*.sh .ci/run
-exec "$bin/python" -m pytest -n "${TEST_PROCESSES:-2}" "$@"
+exec "$bin/python" -m pytest -n "${TEST_PROCESSES:-2}" --dist loadgroup "$@"

@@ -1,0 +1,135 @@
+"""What Slurm's hooks cost at each job: ``python benchmarks/prolog_hit.py`` (as root).
+
+It prints a table of processor time and wall time: the prolog of a job whose image is in the shared cache, of a job that
+asks for none, and their epilogs, beside a Python that does nothing, which is the least that a hook in Python can take.
+Every hook runs as slurmd would run it, in a mount namespace of its own; no cluster is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+
+from support.images import Image, Layer  # noqa: E402  the path comes first
+from support.installation import Installation  # noqa: E402
+from support.registry import Registry  # noqa: E402
+from support.slurm import User  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ETC, RUN = Path("/etc/enroot-slurm"), Path("/run/enroot-slurm")
+
+
+class Row(NamedTuple):
+    """Medians of many runs, in milliseconds."""
+
+    name: str
+    cpu: float
+    wall: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    if os.environ.get("IN_NAMESPACE") != "yes":
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+        os.execvpe("unshare", command, {**os.environ, "IN_NAMESPACE": "yes"})
+    for directory in (ETC, RUN):
+        directory.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", directory], check=True)
+    installation, alice, cache_user = Installation.make(), User.make("alice"), User.make("cache")
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir="/var/tmp") as directory,
+            Registry(Path(directory, "registry")) as registry,
+        ):
+            Path(directory).chmod(0o755)
+            rows = _measure(arguments.runs, Path(directory), installation, registry, alice, cache_user)
+    finally:
+        installation.remove()
+        alice.remove()
+        cache_user.remove()
+    _print(rows, as_json=arguments.json, runs=arguments.runs)
+    return 0
+
+
+def _measure(
+    runs: int, directory: Path, installation: Installation, registry: Registry, alice: User, cache_user: User
+) -> list[Row]:
+    cache = directory / "cache"
+    cache.mkdir(mode=0o755)
+    os.chown(cache, cache_user.uid, cache_user.gid)
+    # JSON is YAML
+    settings = {"shared_cache": str(cache), "cache_user": cache_user.name, "insecure_registries": [registry.host]}
+    (ETC / "config.yaml").write_text(json.dumps(settings))
+    registry.push("bench", "1", Image([Layer().file("a", os.urandom(100_000))]))
+    environment = {
+        "SLURM_JOB_UID": str(alice.uid),
+        "SLURM_JOB_GID": str(alice.gid),
+        "SLURM_JOB_USER": alice.name,
+        "SLURM_JOB_RESTART_COUNT": "0",
+        "SLURMD_NODENAME": "n1",
+        "PATH": os.environ["PATH"],
+    }
+    asks = {**environment, "SPANK_ENROOT_IMAGE": registry.uri("bench", "1")}
+    subprocess.run([installation.prolog], env={**asks, "SLURM_JOB_ID": "1"}, check=True)
+    [result] = [line for line in map(json.loads, (RUN / "1.0.json").read_text().splitlines()) if "uri" in line]
+    asks["SPANK_ENROOT_IMAGE"] = registry.uri("bench", "1", digest=result["digest"])
+
+    def hook(path: Path, variables: dict[str, str]) -> Callable[[int], list[float]]:
+        return lambda job: _run([str(path)], {**variables, "SLURM_JOB_ID": str(job)})
+
+    contenders = {
+        "python3 -I -c pass": lambda _: _run([str(installation.python), "-I", "-c", "pass"], environment),
+        "prolog, image in the cache": hook(installation.prolog, asks),
+        "epilog of that job": hook(installation.epilog, asks),
+        "prolog, no image asked for": hook(installation.prolog, environment),
+        "epilog of that job, too": hook(installation.epilog, environment),
+    }
+    costs: dict[str, list[list[float]]] = {name: [] for name in contenders}
+    for number in range(runs + 1):
+        for name, run in contenders.items():
+            cost = run(1000 + number)
+            costs[name] += [cost] if number else []  # the first one fills caches
+            if name.startswith("prolog, image"):
+                assert '"path"' in (RUN / f"{1000 + number}.0.json").read_text()
+    assert not list(RUN.glob("1[0-9]*.0.*"))
+    medians = {name: [statistics.median(each) for each in zip(*cost, strict=True)] for name, cost in costs.items()}
+    return [Row(name.removesuffix(", too"), cpu * 1000, wall * 1000) for name, (cpu, wall) in medians.items()]
+
+
+def _run(command: list[str], environment: dict[str, str]) -> list[float]:
+    """Seconds of processor time and of wall time of a command with all it starts."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, env=environment, check=True, stdin=subprocess.DEVNULL)
+    wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return [after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall]
+
+
+def _print(rows: list[Row], *, as_json: bool, runs: int) -> None:
+    if as_json:
+        print(json.dumps([row._asdict() for row in rows]))
+        return
+    print(f"Medians of {runs} runs.\n")
+    print("| | processor time, ms | times Python | wall time, ms |\n| --- | ---: | ---: | ---: |")
+    for row in rows:
+        print(f"| {row.name} | {row.cpu:.1f} | {row.cpu / rows[0].cpu:.1f} | {row.wall:.1f} |")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,318 @@
+"""Slurm's prolog and epilog: the page to read.
+
+    slurmd -> prolog (root)               what does the job ask for?  Starts the workers, waits up to prolog_deadline
+                worker (cache_user)       finds or imports into shared_cache, with the site's credentials or none
+                worker (the job's user)   does what that could not: with the user's credentials, into the user's cache
+
+Root opens no file of a user, parses no text of one, talks to nobody.  Workers write their results into the job's record
+(record.py); of their exit status alone root learns whether another has to follow.  They are detached: when the
+deadline comes first, the prolog ends, and so that a second worker can follow then too, another root process waits on.
+
+A prolog that fails drains its node, so it never does, unless ``on_node_failure`` says so: who fails is the step,
+which can tell the user why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.config import Config
+from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed
+from enroot_slurm.privilege import Identity, fork
+from enroot_slurm.slurm import policy
+from enroot_slurm.slurm.job import Job
+from enroot_slurm.slurm.log import ERROR, WARNING, log
+from enroot_slurm.slurm.record import Failure, Result, Writer, prepare_directory
+from enroot_slurm.slurm.request import Request, asked_in, parse_words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from enroot_slurm.images import CachedImage
+    from enroot_slurm.privilege import Child
+    from enroot_slurm.slurm.request import Asked
+
+__all__ = ["SNAPSHOT", "epilog", "main", "prolog"]
+
+SNAPSHOT = Path("/run/enroot-slurm/config.json")
+"""A copy of the site's settings that is read more quickly than YAML."""
+_DRAIN = 81  # status for which etc/slurm/prolog.d/50-enroot-slurm fails
+_LEFT = 10  # status of a worker who has left something to the next one
+_NODE = 11  # status of a worker who has found this node faulty
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 10.0  # seconds between two attempts
+_GRACE = 5.0  # seconds for a worker to clean up
+
+
+def main(hook: str) -> int:
+    """The hook *hook*, ``prolog`` or ``epilog``, in the environment that slurmd gives it; its exit status."""
+    environ = dict(os.environ)
+    os.environ.clear()
+    try:
+        job = Job.from_environ(environ)
+        config = Config.load(trusted=True, snapshot=SNAPSHOT)
+        return prolog(job, environ=environ, config=config) if hook == "prolog" else epilog(job, config=config)
+    except EnrootSlurmError as error:
+        log(hook, ERROR, job=environ.get("SLURM_JOB_ID", ""), error=error, hint=error.hint)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the node is not to be drained for it
+        log(hook, ERROR, job=environ.get("SLURM_JOB_ID", ""), error=f"unexpected {type(error).__name__}: {error}")
+    return 0
+
+
+def prolog(job: Job, *, environ: Mapping[str, str] | None = None, config: Config | None = None) -> int:
+    """Get the images that *job* asks for in *environ* (by default the process's); the status to exit with.
+
+    It returns when they are there, or after ``prolog_deadline`` seconds; then the import goes on.  Only root may call
+    it.  Raises: EnrootSlurmError, OSError: the prolog exits 0 all the same.
+    """
+    begin = time.monotonic()
+    config = config or Config.load(trusted=True, snapshot=SNAPSHOT)
+    asked = asked_in(os.environ if environ is None else environ, comments=config.comment_requests)
+    staged = _staged(job, config)
+    if not asked and staged is None:
+        return 0
+    prepare_directory(config.run_path)
+    record = Writer.create(config.run_path, job)
+    if record is None:
+        log("prolog", WARNING, job=job.key, node=job.node, outcome="there is a record of this job already")
+        return 0
+    task = _Task(job, asked, staged, config, record)
+    users = ["cache", "user"] if config.shared_cache else ["user"]
+    try:
+        status, worker = _drive(task, users, None, config.prolog_deadline)
+        if worker and users:
+            rest = partial(_wait_on, task, users, worker)
+            _note(task, "root", fork(rest, keep=(record.descriptor, worker.pipe), detached=True).pid)
+    finally:
+        os.close(record.descriptor)  # and with it the lock, if nobody works any more
+    outcome = "importing" if worker else {0: "done", _NODE: "node-failure"}.get(status or 0, f"status {status}")
+    log("prolog", job=job.key, node=job.node, user=job.user, outcome=outcome, seconds=time.monotonic() - begin)
+    return _DRAIN if status == _NODE and config.on_node_failure == "drain" else 0
+
+
+def epilog(job: Job, *, config: Config | None = None) -> int:
+    """End what still works for *job* on this node, and give its images free; the status to exit with: 0.
+
+    Raises: EnrootSlurmError, OSError.
+    """
+    config = config or Config.load(trusted=True, snapshot=SNAPSHOT)
+    for journal in config.run_path.glob(f"{job.id}.*.worker"):
+        restart = journal.name.split(".")[1]
+        if not restart.isdecimal() or int(restart) > job.restart:
+            continue  # of a later start
+        past = job._replace(restart=int(restart))
+        users = _end_workers(journal)
+        for user in users & {"cache", "user"}:
+            with suppress(EnrootSlurmError):
+                fork(partial(_release, past, config, shared=user == "cache"), _identity(user, job, config)).wait(30)
+        for path in (journal.with_suffix(".json"), journal):
+            path.unlink(missing_ok=True)
+        log("epilog", job=past.key, node=job.node, user=job.user)
+    return 0
+
+
+class _Task(NamedTuple):
+    """What workers are to do."""
+
+    job: Job
+    asked: list[Asked]
+    staged: Path | None
+    config: Config
+    record: Writer
+
+
+def _drive(
+    task: _Task, users: list[str], worker: Child | None, seconds: float | None = None
+) -> tuple[int | None, Child | None]:
+    """Let workers follow each other, *worker* and one as each of *users*, until one leaves nothing to the next.
+
+    The last one's status, or, after *seconds*, None and who is still at work; *users* are then those that may follow.
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    status: int | None = _LEFT
+    while status == _LEFT and (worker or users):
+        worker = worker or _start(task, users.pop(0))
+        if worker is None:
+            continue
+        status = worker.wait(None if end is None else max(0.0, end - time.monotonic()))
+        if status is None:
+            return None, worker
+        if status not in {0, _LEFT, _NODE}:
+            log("worker", ERROR, job=task.job.key, outcome=f"the worker ended with status {status}")
+        worker = None
+    return status, None
+
+
+def _wait_on(task: _Task, users: list[str], worker: Child) -> int:
+    """What the prolog would do if it had the time."""
+    return _drive(task, users, worker)[0] or 0
+
+
+def _start(task: _Task, user: str) -> Child | None:
+    """A worker as *user*; None if that can't be."""
+    try:
+        identity = _identity(user, task.job, task.config)
+    except EnrootSlurmError as error:
+        log("worker", WARNING, job=task.job.key, error=error, hint=error.hint)
+        return None
+    work = partial(_work, task, shared=user == "cache")
+    worker = fork(work, identity, keep=(task.record.descriptor,), detached=True)
+    _note(task, user, worker.pid)
+    return worker
+
+
+def _identity(user: str, job: Job, config: Config) -> Identity:
+    if user == "user":
+        return Identity.of(job.uid, job.gid)
+    if not config.cache_user:
+        raise ConfigError(
+            "the shared cache is not written, for hooks need the setting cache_user for that",
+            hint="Set it to the name of the cache's owner.",
+        )
+    return Identity.of(config.cache_user)
+
+
+def _work(task: _Task, *, shared: bool) -> int:
+    """What a worker does: each request that has no result yet."""
+    job, record = task.job, task.record
+    config = _config_of_worker(task.config, shared=shared)
+    requests, status = _requests(task), 0
+    record.ask(requests)
+    for request in requests:
+        if record.has(request):
+            continue
+        try:
+            image = _image(request, job, config)
+            result = Result(*request, path=str(image.path), digest=str(image.digest), size=image.size)
+        except EnrootSlurmError as error:
+            rule = policy.rule_of(error)
+            log("image", WARNING, job=job.key, uri=request.uri, fault=rule.fault, error=error)
+            if shared and rule.prolog == policy.NEXT:
+                status = _LEFT
+                continue
+            status = status or (_NODE if rule.fault == "node" else 0)
+            result = Result(*request, failure=Failure.of(error))
+        except Exception as error:  # noqa: BLE001 - the steps are to know
+            told = f"unexpected {type(error).__name__} in the prolog's worker: {error}"
+            log("image", ERROR, job=job.key, uri=request.uri, error=told)
+            result = Result(*request, failure=Failure.of(WorkerFailed(told)))
+        record.add(result)
+    return status
+
+
+def _config_of_worker(config: Config, *, shared: bool) -> Config:
+    if shared:
+        return config._replace(cache_path=Path(config.shared_cache))
+    # Again, for ~ and ${USER} are others now.
+    commands = {"credential_commands": config.hook_credential_commands}
+    return Config.load(trusted=True, snapshot=SNAPSHOT, overrides=commands)
+
+
+def _requests(task: _Task) -> list[Request]:
+    """All that is asked for; what can't be read gets its failure into the record at once."""
+    found: list[Request] = []
+    if task.staged is not None:
+        with suppress(OSError, ValueError, TypeError):
+            found += [Request(**fields) for fields in json.loads(task.staged.read_bytes())["requests"]]
+    for source, text in task.asked:
+        try:
+            found += parse_words(text)
+        except EnrootSlurmError as error:
+            log("request", WARNING, source=source, text=text, error=error)
+            wrong = Request(text[:200])
+            if not task.record.has(wrong):
+                task.record.add(Result(*wrong, failure=Failure.of(error)))
+    return list(dict.fromkeys(found))
+
+
+def _image(request: Request, job: Job, config: Config) -> CachedImage:
+    """The image, found or imported, and leased; while the site fails, tried again for ``site_failure_wait`` seconds."""
+    from enroot_slurm.images import get_image  # noqa: PLC0415 - root has no use for it
+
+    end = time.monotonic() + config.site_failure_wait
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            image = get_image(request.uri, arch=request.arch or None, config=config, job=job.key)
+            if _lease(image, job, config):
+                return image
+        except EnrootSlurmError as error:
+            if policy.rule_of(error).prolog != policy.WAIT or time.monotonic() + pause > end:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+
+
+def _lease(image: CachedImage, job: Job, config: Config) -> bool:
+    """Keep *image* until the job ends; False if it has just been collected.
+
+    One in a cache that this user can't write is kept by others, or by its age.
+    """
+    from enroot_slurm.cache.leases import Leases  # noqa: PLC0415
+
+    if image.path.is_relative_to(config.cache_path):
+        try:
+            Leases(config.cache_path).lease(image.path, job.key, job.node)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            log("lease", WARNING, job=job.key, path=image.path, error=error)
+    return True
+
+
+def _release(job: Job, config: Config, *, shared: bool) -> int:
+    from enroot_slurm.cache.leases import Leases  # noqa: PLC0415
+
+    Leases(_config_of_worker(config, shared=shared).cache_path).release(job.key, job.node)
+    return 0
+
+
+def _staged(job: Job, config: Config) -> Path | None:
+    """What stage-in has noted about the job: not read here, for it is the cache user's."""
+    if config.shared_cache:
+        for restart in dict.fromkeys((job.restart, 0)):
+            path = Path(config.shared_cache, "jobs", f"{job.id}.{restart}", "requests.json")
+            if os.path.lexists(path):
+                return path
+    return None
+
+
+# The journal: which processes work for a job, and as whom.  It is root's own, for the epilog.
+
+
+def _note(task: _Task, user: str, pid: int) -> None:
+    journal = task.config.run_path / f"{task.job.key}.worker"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(journal, flags, 0o600)
+    os.write(descriptor, f"{user} {pid} {_started(pid)}\n".encode())
+    os.close(descriptor)
+
+
+def _end_workers(journal: Path) -> set[str]:
+    """End who is in *journal*, first politely; as whom they worked."""
+    noted = [line.split(" ") for line in journal.read_text().splitlines()]
+    left = {int(pid): start for _, pid, start in noted if start}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _GRACE
+        left = {pid: start for pid, start in left.items() if _started(pid) == start}
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)  # each has a session of its own, with the programs that it runs
+        while left and any(_started(pid) == start for pid, start in left.items()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    return {user for user, _, _ in noted}
+
+
+def _started(pid: int) -> str:
+    """When process *pid* began, in the kernel's ticks; empty if it has ended: numbers are used again."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]

@@ -1,0 +1,173 @@
+"""What a step does to have its images: it reads what the prolog has noted, waits for it, or gets the image itself.
+
+    python3 -I -m enroot_slurm.slurm.step [--now] [TEXT]
+
+as the job's user prints, for the images in *TEXT* (the grammar of `request`), or without it for all that the job asked
+for, lines NAME=VALUE for the environment of the tasks:
+
+    ENROOT_SLURM_IMAGE=/path          ENROOT_SLURM_IMAGE_DIGEST=sha256:...           the first image
+    ENROOT_SLURM_IMAGE_NAME=/path     ENROOT_SLURM_IMAGE_NAME_DIGEST=sha256:...      an image with name=NAME
+
+Our SPANK plug-in runs it; all other lines are for people.  With ``--now`` it neither waits nor asks anybody: status 75
+says that it would have to.  `policy` says what becomes of errors.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.config import Config
+from enroot_slurm.errors import EnrootSlurmError, NotFound, UsageError, WorkerFailed
+from enroot_slurm.slurm import policy
+from enroot_slurm.slurm.job import Job
+from enroot_slurm.slurm.process import complete_environment, run_program, say
+from enroot_slurm.slurm.record import Record
+from enroot_slurm.slurm.request import Request, parse_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from enroot_slurm.progress import Progress
+
+__all__ = ["LATER", "NotYet", "StepImage", "image_of", "main", "variables"]
+
+LATER = 75
+"""Status of ``--now`` when there is no image yet; EX_TEMPFAIL of sysexits.h."""
+_POLL = 0.05  # seconds
+
+
+class StepImage(NamedTuple):
+    """An image that a step has."""
+
+    name: str
+    """What the job calls it; empty: it has no name."""
+    path: str
+    digest: str
+    """Of the manifest; empty for a file that the job names itself."""
+
+
+class NotYet(Exception):
+    """The image is not there yet."""
+
+
+def image_of(
+    request: Request,
+    job: Job,
+    config: Config,
+    record: Record | None,
+    *,
+    now: bool = False,
+    progress: Progress | None = None,
+) -> StepImage:
+    """The image that *request* names: by the job's *record*, if there is one, else found or imported by this user.
+
+    Raises: NotYet, if it is not there and *now* is true; what the prolog has noted, or what the own import raises.
+    """
+    result = record.result(request) if record else None
+    if record and result is None:
+        may_come = record.importing and (record.asks_for(request) or not record.requests)
+        if now and may_come:
+            raise NotYet
+        if may_come and progress:
+            progress.phase("waiting for the prolog")
+        result = None if now else record.wait(request, config.lock_timeout)
+    if result and result.failure:
+        error = result.failure.error()
+        if policy.rule_of(error).step == policy.FAIL:
+            raise error
+    elif result and os.access(result.path, os.R_OK):
+        return StepImage(request.name, result.path, result.digest)
+    return _own_image(request, job, config, now=now, progress=progress)
+
+
+def variables(images: list[StepImage]) -> Iterator[tuple[str, str]]:
+    """The environment's variables for *images*."""
+    for number, image in enumerate(images):
+        names = ["ENROOT_SLURM_IMAGE"] if number == 0 else []
+        names += [f"ENROOT_SLURM_IMAGE_{image.name.upper()}"] if image.name else []
+        for name in names:
+            yield name, image.path
+            if image.digest:
+                yield f"{name}_DIGEST", image.digest
+
+
+def main(*words: str) -> int:
+    """The command line above."""
+    now = words[:1] == ("--now",)
+    complete_environment()
+    job, config = Job.from_environ(os.environ), Config.load()
+    try:
+        record = Record.find(config.run_path, job.id, job.restart)
+        text = " ".join(words[now:])
+        if text.startswith(("/", "./", "../")):
+            images = [_file(text)]
+        else:
+            requests = parse_words(text) if text.strip() else _requests_of(record, job, config, now=now)
+            images = _images(requests, job, config, record, now=now)
+    except NotYet:
+        return LATER
+    for name, value in variables(images):
+        print(f"{name}={value}", flush=True)  # noqa: T201 - what this is for
+    return 0
+
+
+def _images(requests: list[Request], job: Job, config: Config, record: Record | None, *, now: bool) -> list[StepImage]:
+    images = []
+    for request in requests:
+        try:
+            images.append(image_of(request, job, config, record, now=now))
+        except EnrootSlurmError as error:
+            if policy.rule_of(error).fault == "user" or config.on_site_failure == "fail":
+                raise
+            say(error)
+            print(f"enroot-slurm: going on without {request.uri}", file=sys.stderr)  # noqa: T201
+    return images
+
+
+def _requests_of(record: Record | None, job: Job, config: Config, *, now: bool) -> list[Request]:
+    """What the job asked for.  Raises: what the prolog has noted about a text that is no request."""
+    end = time.monotonic() + config.lock_timeout
+    while record and record.importing and not record.requests:
+        if now:
+            raise NotYet
+        if time.monotonic() > end:
+            raise WorkerFailed(f"the prolog is still at work after {config.lock_timeout:g} s")
+        time.sleep(_POLL)
+        record = Record.find(config.run_path, job.id, job.restart)
+    if record is None:
+        return []
+    for result in record.results:
+        if result.failure and not record.asks_for(Request(result.uri, result.arch)):
+            raise result.failure.error()
+    return record.requests
+
+
+def _own_image(request: Request, job: Job, config: Config, *, now: bool, progress: Progress | None = None) -> StepImage:
+    from enroot_slurm.images import find_image  # noqa: PLC0415 - mostly the record says it
+    from enroot_slurm.slurm.leased import keep, leased_image  # noqa: PLC0415
+
+    image = find_image(request.uri, arch=request.arch or None, config=config, job=job.key)
+    if image is None or not keep(image, job.key, job.node, config):
+        if now:
+            raise NotYet
+        image = leased_image(request, job.key, job.node, config, progress=progress)
+    return StepImage(request.name, str(image.path), str(image.digest))
+
+
+def _file(text: str) -> StepImage:
+    """A squashfs file, in place of an image."""
+    path = Path.cwd() / text
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", hint="An image in a registry is docker://REGISTRY/IMAGE:TAG.")
+    return StepImage("", str(path), "")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        say(UsageError("expected [--now] [TEXT]"))
+        raise SystemExit(2)
+    raise SystemExit(run_program(main, sys.argv[1:], say))

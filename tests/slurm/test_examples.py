@@ -1,0 +1,169 @@
+"""The examples for Slurm, each on a real cluster: as they are, but for the image's name, the nodes and the GPUs.
+
+Containers are run by stand-ins: for pyxis support/pyxis_standin.c, for enroot the script below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.images import Image, Layer
+from support.pyxis import pyxis_standin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.xdist_group("slurm-examples")
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples/slurm"
+RUN = "/run/enroot-slurm"
+LINE = "NAME=image of the tests"
+ENROOT = """\
+#!/bin/sh
+# enroot start IMAGE COMMAND...
+set -eu
+[ "$1" = start ]
+image=$2
+shift 2
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+unsquashfs -f -quiet -no-progress -d "$root" "$image"
+unshare --map-root-user chroot "$root" "$@"
+"""
+TORCHRUN = """\
+#!/bin/sh
+# What a trainer would see: the arguments, and where in the job it is.
+echo "task $SLURM_PROCID of $SLURM_NTASKS: $*"
+"""
+
+
+class Site:
+    """A cluster with the prolog, pyxis' stand-in, and a stand-in for enroot in the users' path."""
+
+    def __init__(self, installation, cache_user, registry) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="es-examples-", dir="/var/tmp"))
+        self.directory.chmod(0o755)
+        for name in ("etc", "bin", "cache"):
+            (self.directory / name).mkdir()
+        self.cache = self.directory / "cache"
+        os.chown(self.cache, cache_user.uid, cache_user.gid)
+        settings = {
+            "shared_cache": str(self.cache),
+            "cache_user": cache_user.name,
+            "comment_requests": "yes",
+            "insecure_registries": [registry.host],
+            "squash_options": "-comp zstd -Xcompression-level 1",
+        }
+        config = "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
+        (self.directory / "etc/config.yaml").write_text(config)
+        enroot = self.directory / "bin/enroot"
+        enroot.write_text(ENROOT)
+        enroot.chmod(0o755)
+        self.path = f"{self.directory}/bin:{installation.program()}:/usr/sbin:/usr/bin:/sbin:/bin"
+        self.cluster = None
+
+    def example(self, user, name, image) -> str:
+        """The example *name* as *user* has it, with another image, and for this cluster; its name."""
+        text = (EXAMPLES / name).read_text()
+        text = re.sub(r"docker://(?:nvcr\.io|python|registry\.example)[^\s\"]*", image.replace("#", "/"), text)
+        text = re.sub(r"^#SBATCH --(gpus-per-node|exclusive).*\n", "", text, flags=re.MULTILINE)
+        user.write(name, text)
+        return name
+
+    def submit(self, *words, user):
+        """Run a command that submits a job; the job when it has ended, with its output."""
+        result = self.cluster.run(*words, user=user, environment={"PATH": self.path})
+        job = int(result.stdout.split()[-1])
+        ended = self.cluster.wait_job(job)
+        assert ended.state == "COMPLETED", (ended, result.stderr)
+        files = [user.home / f"slurm-{job}.out", *user.home.glob(f"array-{job}-*.out")]
+        return ended._replace(output="".join(file.read_text() for file in files if file.exists()))
+
+
+@pytest.fixture(scope="module")
+def site(start_cluster, installation, make_user, registry) -> Iterator[Site]:
+    site = Site(installation, make_user("cache"), registry)
+    try:
+        with pyxis_standin() as pyxis:
+            site.cluster = start_cluster(
+                conf={
+                    "Prolog": str(installation.prolog),
+                    "Epilog": str(installation.epilog),
+                    "PrologFlags": "Alloc,DeferBatch",
+                },
+                files={"plugstack.conf": f"required {pyxis}\n"},
+                private=[RUN],
+                shared={"/etc/enroot-slurm": site.directory / "etc"},
+            )
+            yield site
+            assert site.cluster.sinfo_reasons() == ""
+    finally:
+        shutil.rmtree(site.directory)
+
+
+@pytest.fixture
+def image(push, repository) -> str:
+    """An image with a shell, a trainer, and something to print; another one for each test."""
+    layer = Layer().dirs("bin", "etc", "tmp").file("bin/busybox", Path("/bin/busybox").read_bytes(), 0o755)
+    for name in ("sh", "cat", "echo"):
+        layer.symlink(f"bin/{name}", "busybox")
+    layer.file("bin/torchrun", TORCHRUN.encode(), 0o755)
+    return push(Image([layer.file("etc/os-release", f"{LINE}\n".encode()).file("etc/test", repository.encode())]))
+
+
+def blobs(registry) -> int:
+    return registry.count("GET", "/blobs/")
+
+
+def test_comment(site, alice, image, registry) -> None:
+    """The prolog of one node imports for both, before the script asks for the path."""
+    registry.reset()
+    job = site.submit("sbatch", site.example(alice, "comment.sbatch", image), user=alice)
+    assert job.output == f"{LINE}\n{LINE}\n"
+    assert blobs(registry) == 2
+    assert list(site.cache.glob("images/*/*/*.sqsh"))
+
+
+@pytest.mark.parametrize("name", ["import-first.sbatch", "stage-in.sbatch"])
+def test_import_first(site, alice, image, registry, name) -> None:
+    """``enroot-slurm sbatch`` has imported the image when it submits the job."""
+    registry.reset()
+    job = site.submit("enroot-slurm", "sbatch", site.example(alice, name, image), user=alice)
+    assert job.output == f"{LINE}\n{LINE}\n"
+    assert blobs(registry) == 2
+
+
+def test_array(site, alice, image, registry) -> None:
+    """Eight jobs, one import."""
+    registry.reset()
+    job = site.submit("enroot-slurm", "sbatch", site.example(alice, "array.sbatch", image), user=alice)
+    assert sorted(job.output.splitlines()) == [f"task {i} of 8" for i in range(1, 9)]
+    assert blobs(registry) == 2
+
+
+def test_pytorch(site, alice, image, registry) -> None:
+    """A launcher on each node, in the image, and all with the same meeting point."""
+    registry.reset()
+    example = site.example(alice, "pytorch.sbatch", image)
+    job = site.submit("enroot-slurm", "sbatch", "-N3", example, "train.py", "--epochs", "2", user=alice)
+    lines = sorted(job.output.splitlines())
+    meeting = f"--rdzv-id={job.id} --rdzv-backend=c10d --rdzv-endpoint=n1:{20000 + job.id}"
+    launch = f"--nnodes=3 --nproc-per-node=1 {meeting} train.py --epochs 2"
+    assert lines == [f"task {i} of 3: {launch}" for i in range(3)]
+    assert blobs(registry) == 2
+
+
+def test_local_disks(site, alice, image, registry) -> None:
+    """sbcast, two nodes, and no rest."""
+    registry.reset()
+    job = site.submit("sbatch", site.example(alice, "local-disks.sbatch", image), user=alice)
+    assert job.output.endswith(f"{LINE}\n{LINE}\n")
+    assert blobs(registry) == 2
+    assert not Path(f"/tmp/{alice.name}-pytorch.sqsh").exists()

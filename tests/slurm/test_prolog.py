@@ -1,0 +1,658 @@
+"""The prolog and the epilog on a real cluster: one import for all, and no drained node whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.command import serve, wait_for
+from support.fault_registry import FaultRegistry
+from support.images import Image, Layer
+from support.tools import require_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.installation import Installation
+    from support.registry import Registry
+    from support.slurm import Cluster, User
+
+pytestmark = pytest.mark.xdist_group("slurm-prolog")
+
+RUN = "/run/enroot-slurm"
+TASKS = int(os.environ.get("ARRAY_TASKS", "30"))
+"""Of an array; a hundred take half a minute."""
+SQUASH = "-comp zstd -Xcompression-level 1"
+
+
+class Site:
+    """A cluster whose prolog and epilog are ours, its settings, and its shared cache: a new one for each test."""
+
+    def __init__(self, installation: Installation, cache_user: User, registry: Registry) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="es-site-", dir="/var/tmp"))
+        self.directory.chmod(0o755)
+        self.etc = self.directory / "etc"
+        self.etc.mkdir()
+        self.cache_user = cache_user
+        self.installation = installation
+        self.registry = registry
+        self.cluster: Cluster
+        self.cache = self.directory
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        """Write the site's settings: those of the tests, with *changes*."""
+        settings = {
+            "shared_cache": str(self.cache),
+            "cache_user": self.cache_user.name,
+            "comment_requests": "yes",
+            "insecure_registries": [self.registry.host, "127.0.0.1:1"],
+            "squash_options": SQUASH,
+            "prolog_deadline": 60,
+            "site_failure_wait": 0,
+            "transfer_retries": 0,
+            **changes,
+        }
+        lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
+        temporary = self.etc / "new"
+        temporary.write_text("".join(lines))
+        temporary.rename(self.etc / "config.yaml")
+
+    def new_cache(self) -> None:
+        self.cache = Path(tempfile.mkdtemp(prefix="cache-", dir=self.directory))
+        self.cache.chmod(0o755)
+        os.chown(self.cache, self.cache_user.uid, self.cache_user.gid)
+        self.configure()
+        for node in self.cluster.nodes:
+            for file in self.cluster.node_path(node, RUN).iterdir():
+                file.unlink()  # of a test that failed
+
+    def record(self, job: int, node: str = "n1", restart: int = 0) -> list[dict[str, Any]]:
+        """The results in a job's record on *node*; empty if there is none."""
+        path = self.cluster.node_path(node, RUN) / f"{job}.{restart}.json"
+        if not path.exists():
+            return []
+        return [line for line in map(json.loads, path.read_text().splitlines()) if "uri" in line]
+
+    def clean(self) -> list[str]:
+        """What is left of the jobs, and should not be."""
+        left = [str(f) for n in self.cluster.nodes for f in self.cluster.node_path(n, RUN).glob("[0-9.]*")]
+        left = [name for name in left if not name.endswith("config.json")]
+        left += [str(f) for f in self.cache.rglob("*") if f.name.endswith((".tmp", ".lease")) and f.is_file()]
+        return left + list(self.cluster.processes().values())
+
+
+@pytest.fixture(scope="module")
+def running_site(
+    installation: Installation,
+    make_user: Callable[..., User],
+    registry: Registry,
+    start_cluster: Callable[..., Cluster],
+) -> Iterator[Site]:
+    site = Site(installation, make_user("cache"), registry)
+    (site.directory / "disk").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "none", site.directory / "disk"], check=True)
+    site.cluster = start_cluster(
+        conf={
+            "Prolog": str(installation.prolog),
+            "Epilog": str(installation.epilog),
+            "PrologFlags": "Alloc,DeferBatch",
+            "PrologEpilogTimeout": "90",
+        },
+        private=[RUN],
+        shared={"/etc/enroot-slurm": site.etc},
+    )
+    yield site
+    subprocess.run(["umount", "-l", site.directory / "disk"], check=True)
+    shutil.rmtree(site.directory)
+
+
+@pytest.fixture
+def site(running_site: Site) -> Iterator[Site]:
+    """The cluster with an empty cache; after each test no node is drained and nothing is left."""
+    running_site.new_cache()
+    yield running_site
+    reasons = running_site.cluster.sinfo_reasons()
+    running_site.cluster.heal()
+    assert not reasons
+    deadline = time.monotonic() + 10
+    while left := running_site.clean():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def image() -> Image:
+    return Image([Layer().file("a", os.urandom(40_000)), Layer().file("b", os.urandom(40_000))])
+
+
+STEP = """\
+import json, os, sys
+from enroot_slurm.errors import EnrootSlurmError
+from enroot_slurm.slurm import Job, Record, Request
+from pathlib import Path
+
+job = Job.from_environ(os.environ)
+record = Record.find(Path("/run/enroot-slurm"), job.id)
+request = record.requests[0] if record.requests else Request(record.results[0].uri)
+result = record.wait(request, 30)
+print(json.dumps(result and result._asdict()))
+"""
+
+
+@pytest.fixture(scope="module")
+def step(running_site: Site) -> list[str]:
+    """A command with which a step prints what became of the job's first image, waiting for it if it must."""
+    file = running_site.cluster.directory / "step.py"
+    file.write_text(STEP)
+    return [str(running_site.installation.python), "-I", str(file)]
+
+
+def ask(site: Site, user: User, uri: str, *command: str, nodes: int = 1, **options: Any) -> str:
+    """The output of a step of a job that asks for *uri* in its comment."""
+    words = ["srun", f"-N{nodes}", f"--comment=enroot:{uri}", *(command or ["true"])]
+    done = site.cluster.run(*words, user=user, **options)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def result_of(site: Site, user: User, uri: str) -> dict[str, Any]:
+    """The result that the prolog notes for *uri*, as the job's user reads it."""
+    lines = ask(site, user, uri, "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json").splitlines()
+    [result] = [fields for fields in map(json.loads, lines) if "uri" in fields]
+    return result
+
+
+# One import for all.
+
+
+def test_one_import_for_all_nodes(site, alice, push, registry, image) -> None:
+    """Three nodes, one job: each blob is fetched once, the tag is resolved once, and each node has the record."""
+    uri = push(image)
+    registry.reset()
+    script = f"srun sh -c 'cat {RUN}/$SLURM_JOB_ID.0.json'"
+    job = site.cluster.run_job(script, "-N3", f"--comment=enroot:{uri}", user=alice)
+    assert (job.state, job.exit_code) == ("COMPLETED", "0:0"), job
+    paths = [line["path"] for line in map(json.loads, job.output.splitlines()) if "path" in line]
+    assert len(paths) == 3
+    assert len(set(paths)) == 1
+    assert Path(paths[0]).is_relative_to(site.cache)
+    assert registry.count("GET", "/blobs/") == 3  # the config and two layers
+    assert registry.count("GET", "/manifests/") == 1
+    ask(site, alice, uri, nodes=3)
+    assert registry.count("GET", "/blobs/") == 3
+
+
+def test_without_locks(site, alice, push, image) -> None:
+    """Locks that do nothing cost double work, and no image."""
+    site.configure(locks="no")
+    out = ask(site, alice, push(image), "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", nodes=3)
+    paths = [line["path"] for line in map(json.loads, out.splitlines()) if "path" in line]
+    assert len(paths) == 3
+    assert len(set(paths)) == 1
+
+
+def test_array_of_jobs(site, alice, push, registry, image) -> None:
+    """Many tasks on three nodes at once: one import."""
+    uri = push(image)
+    registry.reset()
+    job = site.cluster.run_job("true", f"--array=1-{TASKS}", f"--comment=enroot:{uri}", user=alice)
+    assert site.cluster.states(job.id) == ["COMPLETED"] * TASKS
+    assert registry.count("GET", "/blobs/") == 3
+
+
+def test_two_jobs_on_one_node(site, alice, bob, push, registry, image) -> None:
+    """Two users ask for one public image on one node: one import, and each can read the own record only."""
+    uri = push(image)
+    registry.reset()
+    script = f"cat {RUN}/$SLURM_JOB_ID.0.json; cat {RUN}/*.json > all.txt 2> refused.txt; sleep 1"
+    words = ["-w", "n1", f"--comment=enroot:{uri}"]
+    jobs = [site.cluster.submit(script, *words, user=user) for user in (alice, bob)]
+    done = [site.cluster.wait_job(job) for job in jobs]
+    assert [job.output.count('"path"') for job in done] == [1, 1]
+    assert registry.count("GET", "/blobs/") == 3
+    refused = [(user.home / "refused.txt").read_text() for user in (alice, bob)]
+    assert any("Permission denied" in text for text in refused)
+
+
+def test_several_images_in_one_job(site, alice, push, image) -> None:
+    """The comment and pyxis' option, or two comments, are both imported."""
+    uris = [push(image), push(Image([Layer().file("c", b"c")]))]
+    comment = " ".join(f"enroot:{uri}" for uri in uris)
+    out = site.cluster.run("srun", f"--comment={comment}", "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", user=alice)
+    paths = [line["path"] for line in map(json.loads, out.stdout.splitlines()) if "path" in line]
+    assert len(set(paths)) == 2
+
+
+def test_leases_end_with_the_job(site, alice, push, image) -> None:
+    """While a job runs, its image is leased; the epilog ends that, and removes the record."""
+    job = site.cluster.submit("sleep 100", "-N2", f"--comment=enroot:{push(image)}", user=alice)
+    wait_for(lambda: len(list(site.cache.glob(f"jobs/{job}.0/*.lease"))) == 2)
+    assert site.record(job)
+    site.cluster.cancel(job)
+    site.cluster.wait_job(job)
+    wait_for(lambda: site.clean() == [])
+    assert not site.record(job)
+
+
+def test_requeue(site, alice, push, image, registry) -> None:
+    """A requeued job gets a record of its own, and the old one goes."""
+    uri = push(image)
+    job = site.cluster.submit("sleep 100", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
+    wait_for(lambda: site.record(job))
+    site.cluster.run("scontrol", "requeue", job)
+    site.cluster.wait_for_state(job, "PENDING")
+    wait_for(lambda: site.clean() == [])
+    # Slurm would wait two minutes before it starts it again, for a node may refuse a job that it has just ended.
+    wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
+    site.cluster.run("scontrol", "update", f"jobid={job}", "reqnodelist=n2", "starttime=now")
+    wait_for(lambda: site.record(job, "n2", restart=1))
+
+
+def test_other_kinds_of_jobs(site, alice, push, image) -> None:
+    """salloc with srun inside, overlapping steps, and a heterogeneous job with an image for each component."""
+    uri, other = push(image), push(Image([Layer().file("h", b"h")]))
+    show = ["sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json"]
+    words = ["salloc", "-Q", "-N2", f"--comment=enroot:{uri}", "srun", "--overlap", *show]
+    assert site.cluster.run(*words, user=alice).stdout.count('"path"') == 2
+    words = ["srun", "-w", "n1", f"--comment=enroot:{uri}", *show, ":", "-w", "n2", f"--comment=enroot:{other}", "true"]
+    [line] = [
+        fields
+        for fields in map(json.loads, site.cluster.run(*words, user=alice).stdout.splitlines())
+        if "path" in fields
+    ]
+    assert line["uri"] == uri
+    assert len(list(site.cache.rglob("*.sqsh"))) >= 2
+
+
+# Users' mistakes.
+
+
+def test_an_array_with_a_typo(site, alice, push, registry, image) -> None:
+    """Many tasks ask for a tag that is not there: the registry is asked a handful of times, and no node drains."""
+    uri = push(image) + "-typo"
+    registry.reset()
+    job = site.cluster.run_job(
+        "cat " + RUN + "/$SLURM_JOB_ID.0.json", f"--array=1-{TASKS}", f"--comment=enroot:{uri}", user=alice
+    )
+    assert site.cluster.states(job.id) == ["COMPLETED"] * TASKS
+    assert '"NotFound"' in job.output
+    assert registry.count("GET", "/manifests/") <= 10
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind", "fault"),
+    [
+        (401, {}, "AccessDenied", "user"),
+        (404, {}, "NotFound", "user"),
+        (429, {"Retry-After": "3600"}, "RateLimited", "site"),
+        (500, {}, "NetworkError", "site"),
+    ],
+)
+def test_refusals(site, alice, image, status, headers, kind, fault) -> None:
+    """What a registry refuses is in the record, with whose fault it is."""
+    with FaultRegistry() as registry:
+        site.configure(insecure_registries=[registry.host])
+        uri = serve(registry, image)
+        registry.fault("/manifests/", status=status, headers=headers)
+        failure = result_of(site, alice, uri)["failure"]
+        assert (failure["kind"], failure["fault"]) == (kind, fault)
+        assert failure["message"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$(touch${IFS}/tmp/owned)",
+        "-rf",
+        "--help",
+        "-a\nb",
+        "x" * 900,
+        "docker://a:b:c",
+        "docker://u:secret@h/x",
+        "é#ü",
+        "%s%n",
+    ],
+    ids=["command", "option", "long-option", "newline", "long", "colons", "password", "unicode", "format"],
+)
+def test_hostile_references(site, alice, text) -> None:
+    """Whatever a user writes costs that job only: the record has the refusal, and the node goes on."""
+    out = site.cluster.run(
+        "srun", f"--comment=enroot:{text}", "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", user=alice
+    )
+    [result] = [fields for fields in map(json.loads, out.stdout.splitlines()) if "uri" in fields]
+    assert result["failure"]["fault"] == "user"
+    assert out.stdout.isascii()
+
+
+# The site's trouble.
+
+
+def test_registry_down_then_back(site, alice, push, image) -> None:
+    """A registry that is not there is the site's fault; when it is back, the next job has its image."""
+    assert result_of(site, alice, "docker://127.0.0.1:1#x/y:1")["failure"]["fault"] == "site"
+    with FaultRegistry() as registry:
+        site.configure(insecure_registries=[registry.host], site_failure_wait=30)
+        uri = serve(registry, image)
+        registry.fault("/manifests/", 2, status=503)
+        assert result_of(site, alice, uri)["path"]
+        assert registry.count("/manifests/", status=503) == 2
+
+
+@pytest.fixture
+def disk(running_site: Site, site: Site) -> Iterator[Path]:
+    """The cache on a small file system of its own."""
+    del site
+    disk = running_site.directory / "disk"
+    running_site.cache = disk / "cache"
+    running_site.cache.mkdir()
+    os.chown(running_site.cache, running_site.cache_user.uid, running_site.cache_user.gid)
+    running_site.configure()
+    yield disk
+    subprocess.run(["mount", "-o", "remount,rw,size=64m", disk], check=True)
+    shutil.rmtree(running_site.cache)
+
+
+@pytest.mark.parametrize("option", ["size=64k", "ro"])
+def test_cache_full_or_read_only(running_site, disk, alice, push, image, option) -> None:
+    """When the shared cache can't be written, the job's user gets the image in the own one; then all is well again."""
+    subprocess.run(["mount", "-o", f"remount,{option}", disk], check=True)
+    path = Path(result_of(running_site, alice, push(image))["path"])
+    assert path.is_relative_to(alice.home)
+    assert path.stat().st_uid == alice.uid
+    subprocess.run(["mount", "-o", "remount,rw,size=64m", disk], check=True)
+    path = Path(result_of(running_site, alice, push(Image([Layer().file("d", os.urandom(9000))])))["path"])
+    assert path.is_relative_to(running_site.cache)
+
+
+def test_a_cache_that_is_not_there_or_not_trusted(site, alice, push, image) -> None:
+    """Without its directory, or when others could change it, the shared cache is not used: the user's own one is."""
+    site.cache.chmod(0o777)
+    assert Path(result_of(site, alice, push(image))["path"]).is_relative_to(alice.home)
+    site.cache.rmdir()
+    assert Path(result_of(site, alice, push(Image([Layer().file("m", b"m")])))["path"]).is_relative_to(alice.home)
+    site.new_cache()
+
+
+def test_a_broken_site_file(site, alice) -> None:
+    """An administrator's mistake starts no import, and drains no node."""
+    site.configure(prolog_deadline="soon")
+    assert ask(site, alice, "docker://127.0.0.1:1#x", "echo", "ran") == "ran\n"
+    (site.etc / "config.yaml").chmod(0o666)
+    assert ask(site, alice, "docker://127.0.0.1:1#x", "echo", "ran") == "ran\n"
+
+
+def test_without_cache_user(site, alice, push, image) -> None:
+    """Nothing is imported as root: without a cache user the job's user does it, into the own cache."""
+    site.configure(cache_user=None)
+    assert Path(result_of(site, alice, push(image))["path"]).is_relative_to(alice.home)
+    site.configure(cache_user="root")
+    assert Path(result_of(site, alice, push(image, "two"))["path"]).is_relative_to(alice.home)
+    site.configure(shared_cache=None, cache_user=None)
+    assert Path(result_of(site, alice, push(image, "three"))["path"]).is_relative_to(alice.home)
+
+
+def test_a_faulty_node_is_drained_if_the_site_asks(site, alice, push, image) -> None:
+    """Only for a fault of the node itself, and only with on_node_failure: drain, the prolog fails."""
+    layers = Image([Layer().file("e", os.urandom(9000))])
+    site.configure(gzip_program="/nonexistent/gzip", layer_cache="no")
+    failure = result_of(site, alice, push(layers))["failure"]
+    assert (failure["kind"], failure["fault"]) == ("ConversionError", "node")
+    assert site.cluster.sinfo_reasons() == ""
+    site.configure(gzip_program="/nonexistent/gzip", layer_cache="no", on_node_failure="drain")
+    job = site.cluster.submit("true", "-w", "n1", f"--comment=enroot:{push(layers)}", user=alice)
+    wait_for(lambda: "Prolog error" in site.cluster.sinfo_reasons())
+    site.cluster.cancel(job)
+    site.cluster.heal()
+
+
+# Private images.
+
+
+def test_private_images_stay_private(site, alice, bob, image) -> None:
+    """An image that needs alice's login is imported into her cache; bob is refused, though she has it."""
+    with FaultRegistry(auth="basic", users={"alice": "canary-7d1f"}) as registry:
+        site.configure(insecure_registries=[registry.host])
+        alice.write(".config/enroot/.credentials", "machine 127.0.0.1 login alice password canary-7d1f\n")
+        uri = serve(registry, image)
+        path = Path(result_of(site, alice, uri)["path"])
+        assert path.is_relative_to(alice.home)
+        assert path.stat().st_mode & 0o077 == 0
+        failure = result_of(site, bob, uri)["failure"]
+        assert (failure["kind"], failure["fault"]) == ("AccessDenied", "user")
+    assert not [f for f in site.cache.rglob("*") if f.suffix == ".sqsh"]
+    assert "canary" not in site.cluster.logs(10_000)
+
+
+def test_commands_in_credentials_are_not_run(site, alice, image) -> None:
+    """A password that is a command is for the command line; the prolog runs it only if the site allows that."""
+    with FaultRegistry(auth="basic", users={"alice": "from-command"}) as registry:
+        site.configure(insecure_registries=[registry.host])
+        line = "machine 127.0.0.1 login alice password $(id -u > ran; echo from-command)\n"
+        alice.write(".config/enroot/.credentials", line)
+        uri = serve(registry, image)
+        assert result_of(site, alice, uri)["failure"]["fault"] == "user"
+        site.configure(insecure_registries=[registry.host], hook_credential_commands="yes", failure_ttl=0)
+        assert "path" in result_of(site, alice, uri)
+
+
+# Time, and ends.
+
+
+@pytest.fixture
+def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
+    """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
+    go = threading.Event()
+    with FaultRegistry() as registry:
+        uri = serve(registry, image)
+        registry.fault("/blobs/", stall=go, after=1000)
+        site.configure(insecure_registries=[registry.host], prolog_deadline=0.5)
+        yield registry, uri, go
+        go.set()
+
+
+def test_the_deadline(site, alice, slow, step) -> None:
+    """After prolog_deadline the job starts, and its step waits for the import that goes on."""
+    registry, uri, go = slow
+    waiting = site.cluster.start("srun", "-N2", f"--comment=enroot:{uri}", *step, user=alice)
+    wait_for(lambda: registry.count("/blobs/"))
+    wait_for(lambda: any("step.py" in line for line in site.cluster.processes().values()))
+    go.set()
+    out, err = waiting.communicate(timeout=30)
+    assert err == ""
+    assert [Path(json.loads(line)["path"]).is_relative_to(site.cache) for line in out.splitlines()] == [True, True]
+
+
+def test_the_user_s_turn_comes_after_the_deadline(site, alice, image, step) -> None:
+    """What the site's worker learns to be private when the prolog is long gone, the user's worker imports."""
+    go = threading.Event()
+    with FaultRegistry(auth="basic", users={"alice": "canary-9c"}) as registry:
+        site.configure(insecure_registries=[registry.host], prolog_deadline=0.3)
+        alice.write(".config/enroot/.credentials", "machine 127.0.0.1 login alice password canary-9c\n")
+        uri = serve(registry, image)
+        registry.fault("/manifests/", 1, stall=go)
+        waiting = site.cluster.start("srun", f"--comment=enroot:{uri}", *step, user=alice)
+        wait_for(lambda: any("step.py" in line for line in site.cluster.processes().values()))
+        go.set()
+        result = json.loads(waiting.communicate(timeout=30)[0])
+        assert Path(result["path"]).is_relative_to(alice.home)
+
+
+def test_scancel_during_an_import(site, alice, slow) -> None:
+    """When a job is cancelled in its prolog, its worker ends with it, on all nodes."""
+    registry, uri, _ = slow
+    job = site.cluster.submit("true", "-N3", f"--comment=enroot:{uri}", user=alice)
+    wait_for(lambda: registry.count("/blobs/"))
+    site.cluster.cancel(job)
+    begin = time.monotonic()
+    site.cluster.wait_job(job)
+    assert time.monotonic() - begin < 20
+    wait_for(lambda: site.clean() == [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_slurmd_ends_during_an_import(site, alice, slow, number, push) -> None:
+    """slurmd is ended while its prolog imports, and started again: nothing is damaged, the next job has its image."""
+    registry, uri, go = slow
+    job = site.cluster.submit("true", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
+    wait_for(lambda: registry.count("/blobs/"))
+    site.cluster.stop_node("n1", number)
+    site.cluster.start_node("n1")
+    go.set()
+    site.cluster.cancel(job)
+    site.cluster.wait_job(job)
+    assert "path" in result_of(site, alice, uri)
+
+
+def test_a_killed_worker(site, alice, slow, step) -> None:
+    """When the worker is killed, the step does not wait for ever."""
+    registry, uri, _ = slow
+    waiting = site.cluster.start("srun", "-w", "n1", f"--comment=enroot:{uri}", *step, user=alice)
+    wait_for(lambda: registry.count("/blobs/"))
+    wait_for(lambda: any("step.py" in line for line in site.cluster.processes().values()))
+    [journal] = site.cluster.node_path("n1", RUN).glob("*.worker")
+    for line in journal.read_text().splitlines():
+        os.kill(int(line.split()[1]), signal.SIGKILL)
+    assert json.loads(waiting.communicate(timeout=30)[0]) is None
+
+
+# What root does.
+
+
+class Trace:
+    """System calls of a hook, by what each process was when it made them."""
+
+    _LINE = re.compile(r"(\d+) +(\w+)\((.*?)(?:\) += (-?\d+|\?).*)?")
+
+    def __init__(self, text: str) -> None:
+        self.root: list[str] = []
+        """Calls with root's rights."""
+        self.users: list[str] = []
+        """Calls after the privileges were given up."""
+        self.forks = 0
+        unprivileged: set[str] = set()
+        for pid, call, arguments, result in self._calls(text):
+            (self.users if pid in unprivileged else self.root).append(f"{call}({arguments}")
+            if call == "setresuid" and result == "0":
+                unprivileged.add(pid)
+            if call in {"clone", "clone3", "fork", "vfork"} and result and int(result) > 0:
+                self.forks += 1
+                if pid in unprivileged:
+                    unprivileged.add(result)
+
+    @classmethod
+    def _calls(cls, text: str) -> Iterator[tuple[str, str, str, str]]:
+        # strace splits a call in two when another process comes between.
+        begun: dict[str, str] = {}
+        for line in text.splitlines():
+            pid, _, rest = line.partition(" ")
+            rest = rest.strip()
+            if rest.endswith("<unfinished ...>"):
+                begun[pid] = rest.removesuffix("<unfinished ...>")
+                continue
+            if rest.startswith("<... "):
+                rest = begun.pop(pid, "") + rest.partition("resumed>")[2]
+            if match := cls._LINE.fullmatch(f"{pid} {rest}"):
+                yield match[1], match[2], match[3], match[4] or ""
+
+
+def hook_environment(uri: str, user: User, job: int) -> dict[str, str]:
+    """What slurmd gives to a prolog, more or less."""
+    return {
+        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_UID": str(user.uid),
+        "SLURM_JOB_GID": str(user.gid),
+        "SLURM_JOB_USER": user.name,
+        "SLURM_JOB_RESTART_COUNT": "0",
+        "SLURMD_NODENAME": "n1",
+        "SPANK_ENROOT_IMAGE": uri,
+    }
+
+
+def traced(site: Site, hook: Path, environment: dict[str, str]) -> Trace:
+    require_tools("strace")
+    file = site.directory / "trace"
+    calls = "trace=%file,setresuid,clone,clone3,fork,vfork,connect"
+    site.cluster.run("strace", "-f", "-e", calls, "-s", "300", "-o", file, hook, node="n1", environment=environment)
+    return Trace(file.read_text())
+
+
+def test_root_looks_at_nothing_of_a_user(site, alice, push, image) -> None:
+    """Before the privileges are given up, no path below a home is used, no program started and nobody connected to.
+
+    On a hit one worker is forked, and loads none of the libraries that an import needs.
+    """
+    uri = push(image)
+    digest = result_of(site, alice, uri)["digest"]
+    pinned = f"{uri.rpartition(':')[0]}@{digest}"
+    (site.cluster.node_path("n1", RUN) / "config.json").unlink(missing_ok=True)
+    for number in (1, 2):  # the second time root's copy of the settings is there
+        environment = hook_environment(pinned, alice, 900_000 + number)
+        trace = traced(site, site.installation.prolog, environment)
+        assert site.record(900_000 + number)[0]["path"]
+        assert trace.users
+        called = "\n".join(trace.root)
+        assert "/home/" not in called
+        assert str(alice.home) not in called
+        # sh, and Python: by sh as a process of its own
+        assert [call.partition('"')[2].partition('"')[0].rpartition("/")[2] for call in trace.root if "execve" in call][
+            -2:
+        ] == [site.installation.prolog.name, "python3"]
+        assert all("AF_UNIX" in call for call in trace.root if call.startswith("connect"))
+    everything = called + "\n".join(trace.users)
+    for library in ("requests", "urllib3", "filelock", "tarfile", "yaml"):
+        assert f"/{library}/" not in everything, library
+        assert f"/{library}.py" not in everything, library
+    assert trace.forks == 2  # Python itself, and one worker
+    for number in (1, 2):
+        trace = traced(site, site.installation.epilog, hook_environment(pinned, alice, 900_000 + number))
+        assert "/home/" not in "\n".join(trace.root)
+    assert trace.forks == 2  # Python, and who gives the leases back
+
+
+def test_a_site_s_own_prolog(site, alice, push, image) -> None:
+    """The library does what the hook does, and holds nothing when it is back."""
+    code = """
+import os, sys
+from enroot_slurm.slurm import Job, Record, epilog, prolog
+from pathlib import Path
+job = Job.from_environ(os.environ)
+assert prolog(job) == 0
+record = Record.find(Path("/run/enroot-slurm"), job.id)
+assert not record.importing and record.results[0].path, record
+assert epilog(job) == 0
+assert Record.find(Path("/run/enroot-slurm"), job.id) is None
+"""
+    environment = hook_environment(push(image), alice, 900_030)
+    site.cluster.run(site.installation.python, "-I", "-c", code, node="n1", environment=environment)
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "a\nb c\x1b[31m" * 300, "image= arch=", "name=x", "\udcff"])
+def test_hostile_variables(site, alice, text) -> None:
+    """What no comment can hold, a SPANK plug-in's variable can."""
+    environment = hook_environment(text, alice, 900_010)
+    for hook in (site.installation.prolog, site.installation.epilog):
+        done = site.cluster.run(hook, node="n1", environment=environment)
+        assert done.stdout + done.stderr == ""
+        if hook == site.installation.prolog:
+            assert site.record(900_010)[0]["failure"]["fault"] == "user"
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "SLURM_JOB_UID", "SLURM_JOB_USER", "SLURMD_NODENAME"])
+def test_variables_of_another_form(site, alice, variable) -> None:
+    """Slurm's own variables are matched too: nothing is done then, and no node is drained."""
+    environment = hook_environment("docker://127.0.0.1:1#x", alice, 900_020)
+    environment[variable] = "../1; reboot"
+    done = site.cluster.run(site.installation.prolog, node="n1", environment=environment)
+    assert done.stdout + done.stderr == ""
+    assert site.clean() == []

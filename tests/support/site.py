@@ -1,0 +1,84 @@
+"""A site: a cluster with the product's settings and a shared cache, one that tests can empty and change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from support.installation import Installation
+    from support.slurm import Cluster, User
+
+__all__ = ["RUN", "Site"]
+
+RUN = "/run/enroot-slurm"
+
+
+class Site:
+    """Settings in ``etc/config.yaml`` (mount `etc` at /etc/enroot-slurm), and a cache in `cache`."""
+
+    def __init__(self, installation: Installation, cache_user: User, *registries: str) -> None:
+        self.installation = installation
+        self.cache_user = cache_user
+        self.registries = list(registries)
+        self.directory = Path(tempfile.mkdtemp(prefix="es-site-", dir="/var/tmp"))
+        self.directory.chmod(0o755)
+        self.etc = self.directory / "etc"
+        self.etc.mkdir()
+        self.cache = self.directory
+        self.cluster: Cluster
+        self.new_cache()
+
+    def configure(self, **changes: Any) -> None:
+        """Write the settings: those of the tests with *changes*; None takes one away."""
+        settings = {
+            "shared_cache": str(self.cache),
+            "cache_user": self.cache_user.name,
+            "insecure_registries": self.registries,
+            "squash_options": "-comp zstd -Xcompression-level 1",
+            "prolog_deadline": 60,
+            "site_failure_wait": 0,
+            "transfer_retries": 0,
+            **changes,
+        }
+        lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
+        temporary = self.etc / "new"
+        temporary.write_text("".join(lines))
+        temporary.rename(self.etc / "config.yaml")
+
+    def new_cache(self) -> None:
+        """Use an empty cache, and the tests' settings again."""
+        self.cache = Path(tempfile.mkdtemp(prefix="cache-", dir=self.directory))
+        self.cache.chmod(0o755)
+        os.chown(self.cache, self.cache_user.uid, self.cache_user.gid)
+        self.configure()
+
+    def leases(self) -> list[Path]:
+        """The leases of the shared cache."""
+        return list(self.cache.glob("jobs/*/*.lease"))
+
+    def check_clean(self, *, records: bool = True) -> None:
+        """No node is drained, no process runs, no temporary file and (with an epilog) no lease and record is left."""
+        reasons = self.cluster.sinfo_reasons()
+        self.cluster.heal()
+        assert not reasons
+        deadline = time.monotonic() + 15
+        while left := self._left(records=records):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.02)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory)
+
+    def _left(self, *, records: bool) -> list[str]:
+        left = [str(f) for f in self.cache.rglob("*.tmp")] + list(self.cluster.processes().values())
+        if records:
+            left += map(str, self.leases())
+            paths = [self.cluster.node_path(node, RUN) for node in self.cluster.nodes]
+            left += [str(f) for path in paths if path.exists() for f in path.glob("[0-9]*")]
+        return left
