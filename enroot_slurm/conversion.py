@@ -20,9 +20,9 @@ from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
 from enroot_slurm.sources import Sources
-from enroot_slurm.squashfs.format import CannotLink
+from enroot_slurm.squasher import Squasher
+from enroot_slurm.squashfs.format import CannotLink, unwritten
 from enroot_slurm.squashfs.link import link
-from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.progress import Progress
     from enroot_slurm.sources import Layer
-    from enroot_slurm.squashfs.options import SquashOptions
 
 __all__ = ["Conversion"]
 
 _MAX_REPAIRS = 3  # times that damaged blobs in the cache are fetched again
-_PARTING = 10.0  # seconds for conversions that are told to stop; their mksquashfs is killed
+_PARTING = 10.0  # seconds for conversions that are told to stop
 _NO_RC = RcLayer((), ())
 
 
@@ -70,8 +69,6 @@ class Conversion:
         self._progress = progress
         epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
         self._epoch = int(epoch) if epoch.isdecimal() else None
-        self._running: set[Mksquashfs] = set()
-        self._ended = False
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
@@ -106,20 +103,21 @@ class Conversion:
 
     def _stream(self, image: Path) -> None:
         """Write all layers into *image* at once."""
-        self._ended = False
-        time = self._epoch if self._config.squash_options.time is None else None
-        with self._sources(self._layers[::-1]) as sources:
+        with self._squasher() as squasher, self._sources(self._layers[::-1]) as sources:
 
             def write(*, planned: bool) -> None:
-                with self._mksquashfs(image, self._config.squash_options, time) as (mksquashfs, stack):
-                    merge = Merge(mksquashfs.stdin, self._rc, self._created)
+                with squasher.image(image, self._config.squash_options) as (squash, stack):
+                    merge = Merge(squash, self._rc, self._created)
                     reads = [partial(sources.archive, layer, stack) for layer in reversed(self._layers)]
                     for read in _one_ahead(reads):
                         merge.add_layer(read, planned=planned)
                     merge.finish()
-                    mksquashfs.finish(merge.inodes)
+                    squash.finish(merge.inodes)
 
-            _as_needed(write)
+            try:
+                _as_needed(write)
+            except OSError as error:
+                raise unwritten(image, error) from None
 
     def _link(self, image: Path) -> None:
         """Make an image of each layer that has none, and join them to *image*.
@@ -129,7 +127,6 @@ class Conversion:
         options = self._config.squash_options
         store = self._store.layers(options.for_layers.recipe)
         cached = {layer.diff_id: store.layer(layer.diff_id) for layer in self._layers}
-        self._ended = False
         missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
         if missing:
             try:
@@ -137,8 +134,8 @@ class Conversion:
             except OSError as error:
                 raise unwritable(self._config.cache_path, error) from None
             biggest_first = sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
-            with self._sources(biggest_first) as sources:
-                self._make(sources, missing, [cached[layer.diff_id] for layer in biggest_first])
+            with self._squasher() as squasher, self._sources(biggest_first) as sources:
+                self._make(squasher, sources, missing, [cached[layer.diff_id] for layer in biggest_first])
         self._progress.phase(f"joining {len(self._layers)} layers")
         try:
             link(
@@ -147,7 +144,8 @@ class Conversion:
                 self._rc.directories,
                 self._rc.files,
                 now=self._created,
-                time=self._epoch if options.time is None else options.time,
+                time=options.files_time(self._epoch),
+                image_time=options.image_time(self._epoch),
                 on_copied=lambda _: None,
             )
         except CannotLink:
@@ -155,7 +153,9 @@ class Conversion:
                 each.discard()
             raise
 
-    def _make(self, sources: Sources, layers: dict[Digest, Layer], missing: list[CachedLayer]) -> None:
+    def _make(
+        self, squasher: Squasher, sources: Sources, layers: dict[Digest, Layer], missing: list[CachedLayer]
+    ) -> None:
         """Make the images of the *missing* layers."""
         size = min(self._config.max_processors, len(missing))
         options = self._config.squash_options.for_layers
@@ -173,17 +173,15 @@ class Conversion:
             return True
 
         def make(cached: CachedLayer, temporary: Path, *, planned: bool) -> None:
-            with self._mksquashfs(temporary, options, None, share=size) as (mksquashfs, stack):
-                merge = Merge(mksquashfs.stdin, _NO_RC, 0, markers=True)
+            with squasher.image(temporary, options, layer=True, share=size) as (squash, stack):
+                merge = Merge(squash, _NO_RC, 0, markers=True)
                 merge.add_layer(partial(sources.archive, layers[cached.diff_id], stack), planned=planned)
                 merge.finish()
-                mksquashfs.finish(merge.inodes)
+                squash.finish(merge.inodes)
 
         def failed(error: BaseException) -> None:
-            self._ended = True
             sources.fail(error)
-            for mksquashfs in tuple(self._running):
-                mksquashfs.kill()
+            squasher.kill()
 
         timeout = self._config.lock_timeout
         with Crew(missing, attempt, size=size, lock_timeout=timeout, failed=failed, parting=_PARTING) as crew:
@@ -206,29 +204,8 @@ class Conversion:
         finally:
             self.fetched |= sources.fetched
 
-    @contextlib.contextmanager
-    def _mksquashfs(
-        self, image: Path, options: SquashOptions, time: int | None, share: int = 1
-    ) -> Iterator[tuple[Mksquashfs, contextlib.ExitStack]]:
-        """A mksquashfs that may use one of *share* parts of the memory, and a stack that ends before it."""
-        with (
-            Mksquashfs(
-                image,
-                options,
-                processors=self._config.max_processors,
-                memory=self._config.squash_memory // share,
-                time=time,
-            ) as mksquashfs,
-            contextlib.ExitStack() as stack,
-        ):
-            self._running.add(mksquashfs)
-            if self._ended:  # it was started while the others were killed
-                mksquashfs.kill()
-            stack.callback(self._running.discard, mksquashfs)
-            try:
-                yield mksquashfs, stack
-            except BrokenPipeError:
-                raise mksquashfs.failure() from None
+    def _squasher(self) -> Squasher:
+        return Squasher(self._config, now=self._created, epoch=self._epoch)
 
 
 def _one_ahead(reads: Sequence[Callable[[], Iterator[bytes]]]) -> Iterator[Callable[[], Iterator[bytes]]]:

@@ -39,7 +39,7 @@ class Progress(Protocol):
         """So many more bytes have been downloaded."""
 
     def converted(self, total: int) -> None:
-        """So many bytes of the root file system have been handed to mksquashfs up to now."""
+        """So many bytes of the root file system have been decoded up to now."""
 
     def warn(self, text: str) -> None:
         """Something that a person should know, though it goes on."""

@@ -1,4 +1,4 @@
-"""Layers to one tar stream, from the top layer down: what `enroot import` unpacks, without unpacking.
+"""Layers to one stream of members, from the top layer down: what `enroot import` unpacks, without unpacking.
 
 Members pass through as they are read.  Two things need another look at a layer: a hard link whose data is stored
 under a name that an upper layer hides (the data is read again), and members that replace each other (what is written
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
 from enroot_slurm.rootfs.plan import join, make_plan, outside
 from enroot_slurm.rootfs.stack import VISIBLE, Layer, NeedsPlan, Stack
-from enroot_slurm.rootfs.tar import DIRECTORY, FILE, HARDLINK, SYMLINK, Reader
-from enroot_slurm.rootfs.tar_writer import Writer, header
+from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from enroot_slurm.rootfs.entrypoint import RcLayer
+    from enroot_slurm.rootfs.sink import Sink
     from enroot_slurm.rootfs.tar import Member
 
 __all__ = ["MAX_MEMBERS", "LinkAcrossLayers", "Merge"]
@@ -26,20 +26,22 @@ __all__ = ["MAX_MEMBERS", "LinkAcrossLayers", "Merge"]
 MAX_MEMBERS = 10_000_000
 """Members that the layers of one image may have."""
 
+_DEVICES = {BLOCK: "b", CHAR: "c", FIFO: "p"}
+
 
 class LinkAcrossLayers(IntegrityError):
     """A hard link names what its own layer does not have: a lower one may, or none."""
 
 
 class Merge:
-    """The merge of one image's layers into an archive on *fd*, below the files of *rc*.
+    """The merge of one image's layers into *sink*, below the files of *rc*.
 
     *now* is the time, in seconds, of enroot's own files and of directories that no layer describes.  With *markers*,
-    whiteouts become empty files of their names: the archive of a single layer, to be merged with others later.
+    whiteouts become empty files of their names: a single layer, to be joined with others later.
     """
 
-    def __init__(self, fd: int, rc: RcLayer, now: int, *, markers: bool = False) -> None:
-        self._out = Writer(fd)
+    def __init__(self, sink: Sink, rc: RcLayer, now: int, *, markers: bool = False) -> None:
+        self._sink = sink
         self._markers = markers
         self._implied = (0o755, now)
         self._stack = Stack(rc.directories, (path for path, _ in rc.files))
@@ -48,16 +50,12 @@ class Merge:
         self._members = 0
         self._files = len(rc.files)
         for path, content in rc.files:
-            self._out.write(header(path, FILE, 0o644, now, len(content)) + content + bytes(-len(content) % 512))
-
-    @property
-    def written(self) -> int:
-        """Bytes of the archive so far."""
-        return self._out.written
+            sink.file(path, 0o644, now, len(content))
+            sink.slice(content, 0, len(content))
 
     @property
     def inodes(self) -> int:
-        """Inodes that the archive has had so far, with the root directory."""
+        """Inodes so far, with the root directory."""
         return self._files + len(self._directories) + 1
 
     def add_layer(self, read: Callable[[], Iterable[bytes]], *, planned: bool = False) -> None:
@@ -80,12 +78,11 @@ class Merge:
         layer.close()
 
     def finish(self) -> None:
-        """Write the directories and the end of the archive.  Raises: IntegrityError, for a hard link to nowhere."""
+        """Write the directories.  Raises: IntegrityError, for a hard link to nowhere."""
         for target, names in self._orphans.items():
             raise _dangling(names[0], target)
         for path, (mode, mtime) in self._directories.items():
-            self._out.write(header(path, DIRECTORY, mode | 0o700, mtime))
-        self._out.close()
+            self._sink.directory(path, mode | 0o700, mtime)
 
     def _stream(self, layer: Layer, reader: Reader) -> dict[int, list[bytes]]:
         """Write what shows of a layer; the numbers of the members to be read again, with the names they get."""
@@ -118,7 +115,7 @@ class Merge:
             if names:
                 self._write(reader, member, names)
         for path, target in links.settle():
-            self._out.write(header(path, HARDLINK, 0o644, 0, link=target))
+            self._sink.hardlink(path, target)
         for target, names in links.missing.items():
             self._orphans.setdefault(target, []).extend(names)
         return links.hidden
@@ -145,21 +142,22 @@ class Merge:
         path = join(parent, name)
         if layer.whiteout(parent, name) and self._markers and layer.claim(path, parent, number):
             self._files += 1
-            self._out.write(header(path, FILE, 0o644, 0))
+            self._sink.file(path, 0o644, 0, 0)
 
     def _write(self, reader: Reader, member: Member, names: list[bytes]) -> None:
         """Write the member that *reader* is at under its names."""
-        path, mode = names[0], member.mode
+        sink, path, kind = self._sink, names[0], member.kind
         self._files += 1
-        if member.kind != SYMLINK:
-            mode |= 0o500 if mode & 0o111 else 0o400
-        if member.plain and mode == member.mode and path == member.path:
-            reader.copy(self._out)
+        mode = member.mode | (0o500 if member.mode & 0o111 else 0o400)
+        if kind == FILE:
+            sink.file(path, mode, member.mtime, member.size)
+            reader.copy(sink)
+        elif kind == SYMLINK:
+            sink.symlink(path, member.mtime, member.link)
         else:
-            fields = (member.mtime, member.size, member.link, member.device)
-            reader.copy(self._out, header(path, member.kind, mode, *fields))
+            sink.device(path, _DEVICES[kind], mode, member.mtime, member.device)
         for other in names[1:]:
-            self._out.write(header(other, HARDLINK, mode, 0, link=path))
+            sink.hardlink(other, path)
 
     def _counted(self, reader: Reader) -> Iterator[tuple[int, Member]]:
         for number, member in enumerate(reader):

@@ -3,8 +3,7 @@
 Understood: ustar, GNU (long names, base-256 numbers, old sparse files) and PAX (POSIX.1-2001, pax(1); with GNU's
 sparse formats 0.0, 0.1 and 1.0).  Owners and extended attributes are ignored: an image has none.
 
-A scan by hand is several times as fast as `tarfile`, and headers and data of unremarkable members leave as they came,
-without being copied.
+A scan by hand is several times as fast as `tarfile`, and contents are never copied: they stay slices of what came.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from enroot_slurm.rootfs import sparse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from enroot_slurm.rootfs.tar_writer import Writer
+    from enroot_slurm.rootfs.sink import Sink
 
 __all__ = [
     "BLOCK",
@@ -45,7 +44,7 @@ _MAX_PATH, _MAX_NAME = 4096, 255  # PATH_MAX and NAME_MAX (limits.h)
 _TIME_MASK = 0xFFFFFFFF  # squashfs has 32 bits; times before 1970 wrap around, as they do for a directory source
 _NO_DEVICE = (0, 0)
 _SECONDS = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
-# Mode, owner, size and time that every reader takes as they are; checksum; a file or symlink; ustar; no prefix.
+# Mode, owner, size and time in their plain forms; checksum; a file or symlink; ustar; no prefix.
 _PLAIN = re.compile(
     rb"(?:[0-7]{7}\0){3}(?:[0-7]{11}[ \0]){2}.{8}(?:0.{100}|2[^\0].{99})ustar(?:  \0|\0\d\d).{80}\0",
     re.DOTALL,
@@ -69,8 +68,6 @@ class Member(NamedTuple):
     """A symlink's target as it is, or a hard link's cleaned like *path*."""
     device: tuple[int, int]
     """Major and minor number."""
-    plain: bool
-    """Whether the header can be written as it came."""
     pieces: tuple[tuple[int, int], ...] | None
     """(offset, length) of what is stored of a sparse file, else None."""
 
@@ -88,7 +85,6 @@ class Reader:
         self._at = 0
         self._left = 0  # bytes of the current member's content and padding that are still to come
         self._member: Member | None = None
-        self._raw = b""
 
     def __iter__(self) -> Iterator[Member]:
         """Yield the members.  Raises: IntegrityError, for an archive that is damaged or cut short."""
@@ -130,30 +126,24 @@ class Reader:
                 member = _member(raw, kind, _name(raw), _c_string(raw[157:257]), size, None, None)
             if HARDLINK <= member.kind <= FIFO:
                 self._left = 0
-            self._member, self._raw = member, raw
+            self._member = member
             yield member
         for _ in self._chunks:
             pass
 
-    def copy(self, writer: Writer, head: bytes | None = None) -> None:
-        """Write the current member: *head*, or its own header if None, then its content, padded to 512 bytes."""
+    def copy(self, sink: Sink) -> None:
+        """Pass the content of the current member on, a regular file's."""
         member = self._member
         assert member is not None
-        if head is not None:
-            writer.write(head)
-        elif self._at >= 512:
-            writer.slice(self._chunk, self._at - 512, self._at)
-        else:
-            writer.write(self._raw)
         if member.pieces is None:
-            self._copy(writer, self._left)
+            self._copy(sink, member.size)
             return
         at = 0
         for offset, length in member.pieces:
-            writer.zeros(offset - at)
-            self._copy(writer, length)
+            sink.zeros(offset - at)
+            self._copy(sink, length)
             at = offset + length
-        writer.zeros(member.size - at + (-member.size % 512))
+        sink.zeros(member.size - at)
 
     def _extended(
         self, raw: bytes, stored: int, name: bytes, link: bytes, records: list[tuple[bytes, bytes]]
@@ -222,12 +212,12 @@ class Reader:
             count -= step
         return True
 
-    def _copy(self, writer: Writer, count: int) -> None:
+    def _copy(self, sink: Sink, count: int) -> None:
         self._left -= count
         while count:
             self._demand()
             stop = min(len(self._chunk), self._at + count)
-            writer.slice(self._chunk, self._at, stop)
+            sink.slice(self._chunk, self._at, stop)
             count -= stop - self._at
             self._at = stop
 
@@ -261,7 +251,7 @@ def _plain_member(raw: bytes, kind: int, size: int) -> Member:
     if kind == SYMLINK:
         size = 0
     mode, mtime = int(raw[100:107], 8) & 0o7777, int(raw[136:147], 8) & _TIME_MASK
-    return Member(path, kind, mode, mtime, size, link, _NO_DEVICE, True, None)
+    return Member(path, kind, mode, mtime, size, link, _NO_DEVICE, None)
 
 
 def _member(
@@ -294,7 +284,6 @@ def _member(
         size=size if kind == FILE else 0,
         link=link,
         device=device,
-        plain=False,
         pieces=pieces,
     )
 

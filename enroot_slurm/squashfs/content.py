@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from typing import TYPE_CHECKING
 
 from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, SYMLINK, File, Special
-from enroot_slurm.squashfs.metadata import reference
 from enroot_slurm.squashfs.tables import Tables
 from enroot_slurm.squashfs.tree import POSITIONS
 
@@ -35,7 +33,8 @@ class Content:
         self._tree = tree
         self._layout = layout
         self._time = time
-        self._positions = array("Q", bytes(8 * layout.count))  # of inodes, by their numbers less one
+        self.positions = array("Q", bytes(8 * layout.count))
+        """Of inodes, by their numbers less one."""
         self._shared: set[int] = set()  # inodes of several names that are written
         self._tables = Tables(write)
         for directory in reversed(range(len(tree.directories))):
@@ -47,14 +46,7 @@ class Content:
     @property
     def root(self) -> int:
         """The position of the root directory's inode."""
-        return self._positions[self._layout.numbers[0] - 1]
-
-    def export_table(self) -> bytes:
-        """The references of all inodes by number (doc/format.adoc, "Export Table")."""
-        references = array("Q", map(reference, self._positions))
-        if sys.byteorder == "big":
-            references.byteswap()
-        return references.tobytes()
+        return self.positions[self._layout.numbers[0] - 1]
 
     def _add_directory(self, directory: int) -> None:
         tree, numbers = self._tree, self._layout.numbers
@@ -62,7 +54,7 @@ class Content:
         inode = self._images[layer].directory(position)
         number = numbers[tree.entries[directory]]
         inside = tree.inside(directory)
-        self._positions[number - 1] = self._tables.add_directory(
+        self.positions[number - 1] = self._tables.add_directory(
             self._names(directory),
             number,
             # The root's parent has a number that no inode has.
@@ -74,7 +66,7 @@ class Content:
 
     def _names(self, directory: int) -> Iterator[tuple[bytes, int, int, int]]:
         """Yield what is in a directory, as `write_listing` wants it; add the inodes that are no directories."""
-        positions, numbers, links = self._positions, self._layout.numbers, self._layout.links
+        positions, numbers, links = self.positions, self._layout.numbers, self._layout.links
         for entry, kind, inode, name in self._tree.names(directory):
             number = numbers[entry]
             if kind == DIRECTORY or inode in self._shared:

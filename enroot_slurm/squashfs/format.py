@@ -6,12 +6,16 @@ And `CannotLink`, which all modules raise that read layer images.
 from __future__ import annotations
 
 import enum
+import errno
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from enroot_slurm.errors import ConversionError, IntegrityError
+from enroot_slurm.errors import ConversionError, IntegrityError, StorageError
 
-__all__ = ["ABSENT", "MAGIC", "SUPERBLOCK_SIZE", "CannotLink", "Flag", "Superblock"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ABSENT", "MAGIC", "SUPERBLOCK_SIZE", "CannotLink", "Flag", "Superblock", "unwritten"]
 
 _LAYOUT = struct.Struct("<5I6H8Q")
 SUPERBLOCK_SIZE = _LAYOUT.size
@@ -97,3 +101,13 @@ class Superblock(NamedTuple):
     def exportable(self) -> bool:
         """Whether the image has the table that NFS servers need."""
         return self.export_table != ABSENT
+
+
+def unwritten(image: Path, error: OSError) -> StorageError:
+    """The error for an *image* that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"no space left to write the image: {image.parent}",
+            hint="Free space there, or choose another place with --output.",
+        )
+    return StorageError(f"can't write the image {image}: {error.strerror}")

@@ -15,13 +15,14 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING, Self
 
-from enroot_slurm.errors import ConversionError, StorageError, printable
-from enroot_slurm.squashfs.format import Superblock
+from enroot_slurm.errors import ConversionError, printable
+from enroot_slurm.squashfs.format import Superblock, unwritten
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from enroot_slurm.errors import StorageError
     from enroot_slurm.squashfs.options import SquashOptions
 
 __all__ = ["Mksquashfs"]
@@ -103,10 +104,7 @@ class Mksquashfs:
         status = self._process.wait()
         said = self._complaint()
         if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
-            return StorageError(
-                f"no space left to write the image: {self._image.parent}",
-                hint="Free space there, or choose another place with --output.",
-            )
+            return unwritten(self._image, OSError(errno.ENOSPC, ""))
         hint = ""
         if "-tar" in said and "invalid option" in said:
             hint = "Install squashfs-tools 4.5 or later; earlier ones can't read tar archives."

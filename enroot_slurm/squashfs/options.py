@@ -140,7 +140,6 @@ class SquashOptions(NamedTuple):
     arguments   the canonical arguments: ``-comp``, ``-b``, then all that shapes the image or the run, sorted
     processors  what the options ask for, or None; not in *arguments*, since other settings have a say
     memory      likewise, in bytes
-    time        the creation time of the file system, in seconds since the epoch, or None; *arguments* has it too
     """
 
     compressor: str
@@ -148,7 +147,6 @@ class SquashOptions(NamedTuple):
     arguments: tuple[str, ...]
     processors: int | None = None
     memory: int | None = None
-    time: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> SquashOptions:
@@ -168,7 +166,6 @@ class SquashOptions(NamedTuple):
         options = {name: _normal(name, value, compressor, block_size) for name, value in options.items()}
         _check_together(options, compressor)
         processors, memory = options.pop("-processors", None), options.pop("-mem", None)
-        time = options.get("-mkfs-time", options.get("-all-time"))
         for name, default in (*_COMPRESSORS[compressor].defaults, ("-Xdict-size", str(block_size))):
             if options.get(name) == default:
                 del options[name]
@@ -183,8 +180,23 @@ class SquashOptions(NamedTuple):
             tuple(canonical),
             int(processors) if processors else None,
             int(memory) if memory else None,
-            int(time) if time else None,
         )
+
+    def value(self, name: str, default: str) -> str:
+        """The value of the option *name*, or *default*."""
+        return self.arguments[self.arguments.index(name) + 1] if name in self.arguments else default
+
+    def number(self, name: str, default: int) -> int:
+        """The same as a number."""
+        return int(self.value(name, str(default)))
+
+    def image_time(self, epoch: int | None) -> int | None:
+        """The time of the image, in seconds since 1970, where these or SOURCE_DATE_EPOCH say one."""
+        return self.number("-mkfs-time", 0) if "-mkfs-time" in self.arguments else epoch
+
+    def files_time(self, epoch: int | None) -> int | None:
+        """The time of all files, likewise."""
+        return self.number("-all-time", 0) if "-all-time" in self.arguments else epoch
 
     @property
     def recipe(self) -> str:

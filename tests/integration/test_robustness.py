@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.command import Running, enroot_slurm, processes_of, serve, wait_for
+from support.command import MKSQUASHFS, Running, enroot_slurm, processes_of, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
 from support.images import LAYER, MTIME, Blob, Image, Layer, digest, pack
@@ -131,6 +131,8 @@ def at_phase(
         image = Image([slow_layer()])
     elif phase == "converting with gzip":
         image, gzip_program = Image([slow_layer()]), "gzip"
+    elif phase == "converting with mksquashfs":
+        image = Image([slow_layer()])
     uri = serve(faulty, image)
     if phase == "resolving":
         faulty.fault("/manifests/", stall=release)
@@ -138,6 +140,8 @@ def at_phase(
         faulty.fault(image.blobs()[0].digest, stall=release, after=MEGABYTE)
     layers = "no" if phase == "converting" else "yes"
     environment = {**environment, "ENROOT_GZIP_PROGRAM": gzip_program, "ENROOT_SLURM_LAYER_CACHE": layers}
+    if phase == "converting with mksquashfs":
+        environment["ENROOT_SQUASH_OPTIONS"] = MKSQUASHFS
     try:
         with Running("import", "-o", output, uri, environment=environment, log=tmp_path / "log") as running:
             cache = Path(environment["ENROOT_CACHE_PATH"])
@@ -148,7 +152,7 @@ def at_phase(
                 wait_for(begun)
             else:
                 wait_for(begun)
-                names = {"mksquashfs"} | ({"gzip"} if gzip_program else set())
+                names = {phase.removeprefix("converting").removeprefix(" with ")} - {""}
                 wait_for(lambda: names <= set(processes_of(running.pid).values()))
             yield running
     finally:
@@ -158,7 +162,7 @@ def at_phase(
 @pytest.mark.parametrize(
     ("phase", "signum"),
     [(p, s) for p in ("resolving", "downloading", "converting with gzip") for s in SIGNALS]
-    + [("converting", signal.SIGTERM)],
+    + [("converting", signal.SIGTERM), ("converting with mksquashfs", signal.SIGTERM)],
 )
 def test_a_signal_leaves_nothing(phase, signum, faulty, environment, output, tmp_path) -> None:
     """A signal at any phase: its exit status, a message, no file, no process; and the next import works."""
@@ -264,7 +268,7 @@ def test_kill_9(faulty, environment, output, tmp_path) -> None:
     blobs = Path(environment["ENROOT_CACHE_PATH"], "blobs/sha256")
     with Running("import", "-o", output, uri, environment=environment, log=tmp_path / "log") as running:
         wait_for((blobs / top.partition(":")[2]).exists)
-        wait_for(lambda: processes_of(running.pid).keys() - {running.pid})
+        wait_for(lambda: unfinished_layers(environment))
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
         wait_for(lambda: not processes_of(running.pid), 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 import tempfile
 
@@ -15,6 +14,7 @@ from enroot_slurm.errors import IntegrityError
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
+from enroot_slurm.rootfs.tar_writer import TarWriter
 
 NOW = 1_700_000_000
 NO_RC = RcLayer((), ())
@@ -39,7 +39,8 @@ def merge(layers, rc=NO_RC, piece=1 << 20, planned=None):
     """Merge archives (the lowest first); the result as {path: (kind, mode, mtime, value)} and link groups."""
     for plan in [False, True] if planned is None else [planned]:
         with tempfile.TemporaryFile() as out:
-            merged = Merge(out.fileno(), rc, NOW)
+            sink = TarWriter(out.fileno())
+            merged = Merge(sink, rc, NOW)
             try:
                 for data in reversed(layers):
                     merged.add_layer(
@@ -49,7 +50,7 @@ def merge(layers, rc=NO_RC, piece=1 << 20, planned=None):
             except NeedsPlan:
                 assert not plan
                 continue
-            assert out.tell() == merged.written or os.lseek(out.fileno(), 0, os.SEEK_END) == merged.written
+            sink.close()
             out.seek(0)
             return read(out, merged.inodes)
     raise AssertionError
@@ -319,7 +320,7 @@ def test_memory_of_names_is_small():
     data = archive([f(f"some/directory/{i:05}") for i in range(100_000)])
     tracemalloc.start()
     with open("/dev/null", "wb") as out:
-        merged = Merge(out.fileno(), NO_RC, NOW)
+        merged = Merge(TarWriter(out.fileno()), NO_RC, NOW)
         merged.add_layer(lambda: iter([data]))
         merged.finish()
     peak = tracemalloc.get_traced_memory()[1]

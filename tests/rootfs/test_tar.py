@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from enroot_slurm.errors import IntegrityError
 from enroot_slurm.rootfs import tar
-from enroot_slurm.rootfs.tar import Reader, clean
-from enroot_slurm.rootfs.tar_writer import Writer, header
+from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader, clean
+from enroot_slurm.rootfs.tar_writer import TarWriter, header
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -41,15 +41,22 @@ def member(name, **fields):
 
 
 def rewrite(data, size=1 << 20):
-    """The archive that Reader and Writer make of another."""
+    """The archive that Reader and TarWriter make of another."""
     with tempfile.TemporaryFile() as out:
-        writer = Writer(out.fileno())
+        writer = TarWriter(out.fileno())
         reader = Reader(pieces(data, size))
         for m in reader:
-            head = None
-            if not m.plain:
-                head = header(m.path, m.kind, m.mode, m.mtime, m.size, m.link, m.device)
-            reader.copy(writer, head)
+            if m.kind == FILE:
+                writer.file(m.path, m.mode, m.mtime, m.size)
+                reader.copy(writer)
+            elif m.kind == DIRECTORY:
+                writer.directory(m.path, m.mode, m.mtime)
+            elif m.kind == SYMLINK:
+                writer.symlink(m.path, m.mtime, m.link)
+            elif m.kind == HARDLINK:
+                writer.hardlink(m.path, m.link)
+            else:
+                writer.device(m.path, {CHAR: "c", BLOCK: "b", FIFO: "p"}[m.kind], m.mode, m.mtime, m.device)
         writer.close()
         out.seek(0)
         return out.read()
@@ -97,7 +104,8 @@ def test_archives_survive(entries, fmt, size):
     infos = []
     for name, kind, mode, mtime, content in entries:
         info = member(name, type=kind, mode=mode, mtime=mtime)
-        info.linkname = "target/" + name if kind == tarfile.SYMTYPE else ""
+        if kind == tarfile.SYMTYPE:
+            info.linkname, info.mode = "target/" + name, 0o777
         info.devmajor, info.devminor = (3, 7) if kind == tarfile.CHRTYPE else (0, 0)
         infos.append((info, content if kind == tarfile.REGTYPE else b""))
     data = write(*infos, fmt=FORMATS[fmt])

@@ -10,7 +10,7 @@ import pytest
 
 from enroot_slurm.errors import ConversionError, IntegrityError, StorageError
 from enroot_slurm.rootfs import tar
-from enroot_slurm.rootfs.tar_writer import Writer, header
+from enroot_slurm.rootfs.tar_writer import header
 from enroot_slurm.squashfs.format import Superblock
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
@@ -23,10 +23,8 @@ def start(image, options=OPTIONS, **more):
 
 
 def feed(mksquashfs, *members):
-    writer = Writer(mksquashfs.stdin)
-    for member in members:
-        writer.write(member)
-    writer.close()
+    with open(mksquashfs.stdin, "wb", closefd=False) as stdin:
+        stdin.writelines([*members, bytes(1024)])
 
 
 def file(path, content=b""):

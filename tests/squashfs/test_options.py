@@ -108,11 +108,13 @@ def test_plain_memory_is_in_megabytes():
     assert SquashOptions.parse("-mem 64").memory == 64 << 20
 
 
-def test_time_of_the_file_system():
-    """The creation time is -mkfs-time's, else -all-time's, and both are part of the recipe."""
-    assert SquashOptions.parse("-all-time 0").time == 0
-    assert SquashOptions.parse("-all-time 5 -mkfs-time 6").time == 6
-    assert SquashOptions.parse("").time is None
+def test_times():
+    """-mkfs-time is the image's, -all-time is its files', and both are part of the recipe."""
+    options = SquashOptions.parse("-all-time 5 -mkfs-time 6")
+    assert (options.image_time(None), options.files_time(None)) == (6, 5)
+    assert (options.image_time(7), options.files_time(7)) == (6, 5)
+    options = SquashOptions.parse("")
+    assert (options.image_time(7), options.files_time(None)) == (7, None)
     assert SquashOptions.parse("-all-time 5").recipe != SquashOptions.parse("").recipe
 
 

@@ -6,11 +6,13 @@ import io
 import struct
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
+from enroot_slurm.rootfs.tar_writer import TarWriter
 from enroot_slurm.squashfs.format import ABSENT, MAGIC, SUPERBLOCK_SIZE, Superblock
 from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, File
 from enroot_slurm.squashfs.link import link
@@ -18,12 +20,15 @@ from enroot_slurm.squashfs.metadata import lookup_table, packed, reference
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
 from enroot_slurm.squashfs.tables import Tables
+from enroot_slurm.squashfs.writer import ImageWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-__all__ = ["NOW", "Member", "archive", "layer_image", "link_layers", "stream", "write_image"]
+    from enroot_slurm.rootfs.sink import Sink
+
+__all__ = ["NOW", "Member", "archive", "layer_image", "link_layers", "stream", "write", "write_image"]
 
 NOW = 1_700_000_000
 NO_RC = RcLayer((), ())
@@ -70,19 +75,55 @@ def link_layers(output: Path, layers: Sequence[Path], rc: RcLayer = NO_RC, **mor
 
 
 def stream(output: Path, tars: Sequence[bytes], rc: RcLayer = NO_RC, options: str = OPTIONS) -> None:
-    """The image of the same layers as the streaming import makes it."""
+    """The image of the same layers as mksquashfs makes it of one archive."""
     for planned in (False, True):
         with Mksquashfs(output, SquashOptions.parse(options), processors=2, memory=128 << 20) as mksquashfs:
-            merge = Merge(mksquashfs.stdin, rc, NOW)
-            try:
-                for tar in reversed(tars):
-                    merge.add_layer(lambda tar=tar: iter([tar]), planned=planned)
-                merge.finish()
-            except NeedsPlan:
-                assert not planned
-                continue
-            mksquashfs.finish(merge.inodes)
-            return
+            sink = TarWriter(mksquashfs.stdin)
+            if inodes := _merge(sink, tars, rc, planned=planned):
+                sink.close()
+                mksquashfs.finish(inodes)
+                return
+
+
+def write(
+    output: Path,
+    tars: Sequence[bytes],
+    rc: RcLayer = NO_RC,
+    options: str = OPTIONS,
+    *,
+    piece: int = 1 << 20,
+    threads: int = 2,
+    markers: bool = False,
+) -> None:
+    """The image of the same layers as the streaming import makes it, from *piece* bytes at a time."""
+    for planned in (False, True):
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            ImageWriter(output, SquashOptions.parse(options), pool, now=NOW) as sink,
+        ):
+            if inodes := _merge(sink, tars, rc, planned=planned, piece=piece, markers=markers):
+                sink.finish(inodes)
+                return
+
+
+def _merge(
+    sink: Sink,
+    tars: Sequence[bytes],
+    rc: RcLayer,
+    *,
+    planned: bool,
+    piece: int = 1 << 20,
+    markers: bool = False,
+) -> int:
+    merge = Merge(sink, rc, NOW, markers=markers)
+    try:
+        for tar in reversed(tars):
+            merge.add_layer(lambda tar=tar: (tar[i : i + piece] for i in range(0, len(tar), piece)), planned=planned)
+        merge.finish()
+    except NeedsPlan:
+        assert not planned
+        return 0
+    return merge.inodes
 
 
 def write_image(path: Path, tree: dict[bytes, object], *, gap: int = 0) -> Path:
