@@ -1,16 +1,14 @@
 """File locks between processes and nodes, and how long one waits for them.
 
 They only save work: what is right never depends on one (docs/architecture.md, rule 1).  A lock file is made once and
-never removed: a removed one can be held by two.  flock(2) is taken, which the kernel ends with its process, and which
-NFS and Lustre extend to other nodes unless they were told not to.
+never removed: a removed one can be held by two.  filelock takes flock(2), which the kernel ends with its process, and
+which NFS and Lustre extend to other nodes unless they were told not to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -84,22 +82,33 @@ class Lock:
         if not self.locks.enabled:
             yield True
             return
-        try:
-            fd = self._open()
-        except FileNotFoundError:
-            self.locks.prepare()
-            fd = self._open()
-        try:
-            if _taken(fd) and not self._forced:
+        with contextlib.ExitStack() as stack:
+            if not self._acquire(stack) and not self._forced:
                 yield False
                 return
             with self.locks.work.shown(self.worker):
                 yield True
-        finally:
-            os.close(fd)
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def _acquire(self, stack: contextlib.ExitStack) -> bool:
+        """Take the lock until *stack* ends; False if another process has it.  Raises: OSError."""
+        from filelock import FileLock, Timeout  # noqa: PLC0415  a hit in the cache needs no lock, and no import
+
+        # No soft lock: that of a killed process on another node would stay for ever.
+        lock = FileLock(self.path, mode=0o600, timeout=0, thread_local=False, fallback_to_soft=False)
+        if not self.path.parent.is_dir():  # filelock would make it, for everybody to look into
+            self.locks.prepare()
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+        except NotImplementedError:
+            return True
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return True
+        stack.callback(lock.release)
+        return True
 
 
 def attempt(lock: Lock) -> contextlib.AbstractContextManager[bool]:
@@ -108,18 +117,6 @@ def attempt(lock: Lock) -> contextlib.AbstractContextManager[bool]:
     On a file system without locks everyone gets the lock.  Raises: OSError, when the file can't be made.
     """
     return lock.attempt()
-
-
-def _taken(fd: int) -> bool:
-    """Whether another process holds the lock; else we do."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return False
 
 
 class Patience:

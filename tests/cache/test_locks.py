@@ -64,7 +64,7 @@ def test_file_systems_without_locks(place, number, monkeypatch):
     def refuse(*_):
         raise OSError(getattr(errno, number), number)
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)  # the kernel's word, below filelock
     with Locks(place).lock("x").attempt() as held:
         assert held
     monkeypatch.setattr(errno, "EIO", errno.EIO)

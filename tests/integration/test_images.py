@@ -396,7 +396,7 @@ def test_waiting_says_for_whom(stalled, import_environment, tmp_path) -> None:
     with Running("get", uri, environment=import_environment, log=tmp_path / "second") as waiting:
         waiting.wait_until_says("waiting for ")
         cache = Path(import_environment["ENROOT_CACHE_PATH"])
-        wait_for(lambda: list(cache.glob("locks/image-*.worker")))
+        wait_for(lambda: [each for each in cache.glob("locks/image-*.worker") if each.stat().st_size])
         record = json.loads(next(cache.glob("locks/image-*.worker")).read_bytes())
         assert (record["host"], record["user"], record["pid"]) == (os.uname().nodename, getpass.getuser(), worker.pid)
         assert record["phase"].startswith("importing")
