@@ -21,7 +21,7 @@ __all__ = ["Files", "Stored"]
 
 _FRAGMENT = struct.Struct("<QII")  # start, size, unused (doc/format.adoc, "Fragment Table")
 _ZEROS = bytes(1 << 20)
-_MOST_DOUBLES = 1 << 18  # contents that are remembered: more would need too much memory
+_MOST_DOUBLES = 1 << 17  # contents that are remembered: more would need too much memory
 _MOST_CANDIDATES = 8  # files that one is compared with
 _HEAD = 4096  # bytes that tell most files of one size apart
 _SIZE = UNCOMPRESSED - 1
