@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.command import enroot_slurm
+from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
 from support.registry import TokenAuth
 from support.token_server import TokenServer
@@ -165,6 +166,23 @@ def test_nobody_answers(import_environment) -> None:
     environment = {**import_environment, "ENROOT_TRANSFER_RETRIES": "0"}
     said = check("127.0.0.1:1", environment=environment, status=5).stderr
     assert "the connection was refused" in said
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({}, "is no registry: it has no /v2/"),
+        ({"status": 200, "body": b"<html>", "headers": {"Content-Type": "text/html"}}, "answers with a web page"),
+        ({"status": 503}, "answers 503"),
+        ({"status": 429, "headers": {"Retry-After": "1000"}}, "too many requests"),
+    ],
+)
+def test_what_answers_is_no_registry(import_environment, fault, said) -> None:
+    """A web site, a login page, a registry that is down or busy: status 5, whatever it is."""
+    environment = {**import_environment, "ENROOT_TRANSFER_RETRIES": "0"}
+    with FaultRegistry() as registry:
+        registry.fault("^/v2/$", **fault)
+        assert said in check(registry.host, environment=environment, status=5).stderr
 
 
 def test_a_password_that_is_a_command(basic, import_environment) -> None:
