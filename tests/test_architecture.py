@@ -51,6 +51,10 @@ ALLOWED = {
     "imagelist": {"errors", "oci"},
     "prefetch": {"errors", "config", "progress", "images", "imagelist"},
     "housekeeping": {"errors", "oci", "config", "cache", "squeue"},
+    "doctor": {
+        *("__init__", "errors", "oci", "config", "settings", "progress", "output", "access", "housekeeping", "owner"),
+        *("privilege", *SIBLINGS),
+    },
     "commands": {
         *("__init__", "errors", "config", "progress", "lookup", "images", "importer", "slurm"),
         *(
@@ -58,6 +62,7 @@ ALLOWED = {
             "cache.gc",
             "cache.verify",
             "access",
+            "doctor",
             "housekeeping",
             "imagelist",
             "owner",
