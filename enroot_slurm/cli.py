@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from enroot_slurm import __version__
-from enroot_slurm.commands import cache, images, settings, slurm
+from enroot_slurm.commands import cache, doctor, images, login, settings, slurm
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
 from enroot_slurm.errors import EnrootSlurmError, Interrupted
 
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"enroot-slurm {__version__}")
     commands = Commands(parser.add_subparsers(metavar="COMMAND", required=True))
-    for module in (images, cache, slurm, settings):
+    for module in (images, cache, slurm, doctor, login, settings):
         module.add_commands(commands)
     return parser
 

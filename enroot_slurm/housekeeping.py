@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from enroot_slurm.cache.usage import Inventory, Item
     from enroot_slurm.cache.verify import Damage
 
-__all__ = ["IDLE", "CacheKeeper", "collect", "find_images"]
+__all__ = ["IDLE", "CacheKeeper", "collect", "find_images", "limits_of"]
 
 _DEFAULT_LOW = 0.9  # of the high watermark
 _MIN_DIGITS = 4
@@ -49,7 +49,7 @@ def collect(
     Raises: ConfigError; StorageError, when the cache is somebody else's, can be changed by others, or can't be written.
     """
     config = config or Config.load()
-    limits = _limits(config)._replace(idle=idle)
+    limits = limits_of(config)._replace(idle=idle)
     keeper = CacheKeeper(root, config)
     if not root.is_dir():
         return Report((), 0, 0, 0, (), dry_run)
@@ -72,8 +72,8 @@ def collect(
         raise unwritable(root, error) from None
 
 
-def _limits(config: Config) -> Limits:
-    """Raises: ConfigError."""
+def limits_of(config: Config) -> Limits:
+    """The limits that the settings name.  Raises: ConfigError, when they contradict each other."""
     high, low = config.cache_high, config.cache_low
     if high and low and ((high > 1) != (low > 1) or low > high):
         raise ConfigError(

@@ -129,7 +129,8 @@ def can_share_blocks(source: Path, target: Path) -> bool:
     try:
         if source.stat().st_dev != target.stat().st_dev:
             return False
-        with names[0].open("xb") as original, names[1].open("xb") as clone:
+        # Reading is needed too: what can't be read is not cloned.
+        with names[0].open("x+b") as original, names[1].open("xb") as clone:
             original.write(b"x")
             original.flush()
             return _clone(original.fileno(), clone.fileno())

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from enroot_slurm.lookup import Lookup
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
+    from enroot_slurm.oci.reference import Reference
     from enroot_slurm.progress import Progress
 
-__all__ = ["Session"]
+__all__ = ["Session", "open_repository"]
 
 _T = TypeVar("_T")
 
@@ -56,7 +57,7 @@ class Session:
             tell=progress.tell,
         )
         self._failures = Failures(lookup.own, lookup.key)
-        self.repository = _open_repository(lookup, config, progress)
+        self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
         if lookup.warning:
             progress.warn(lookup.warning)
 
@@ -140,8 +141,12 @@ class Session:
         return self.repository.resolve(self.lookup.platform, digest, known=self.lookup.document, keep=keep)
 
 
-def _open_repository(lookup: Lookup, config: Config, progress: Progress) -> Repository:
-    if lookup.own.public:  # what is written there is for everybody: nobody's own credentials may have to do with it
+def open_repository(reference: Reference, config: Config, warn: Callable[[str], None], *, public: bool) -> Repository:
+    """The repository of *reference*, with the credentials that count: the site's if what comes is to be *public*.
+
+    Raises: ConfigError, when they can't be read.
+    """
+    if public:  # what is written there is for everybody: nobody's own credentials may have to do with it
         file, commands = Path(config.site_credentials) if config.site_credentials else None, False
     else:
         file, commands = config.config_path / ".credentials", config.credential_commands
@@ -157,8 +162,8 @@ def _open_repository(lookup: Lookup, config: Config, progress: Progress) -> Repo
         certs_dirs=tuple(Path(d) for d in config.certs_dirs),
     )
     for warning in credentials.warnings:
-        progress.warn(warning)
-    return Repository(lookup.reference, credentials, transport, warn=progress.warn)
+        warn(warning)
+    return Repository(reference, credentials, transport, warn=warn)
 
 
 class _Shown:

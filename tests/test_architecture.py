@@ -41,6 +41,7 @@ ALLOWED = {
     "conversion": {"errors", "oci", "config", "progress", "sources", "squasher", "cache", "rootfs", "squashfs"},
     "lookup": {"errors", "oci", "config", "cache", "squashfs.format"},
     "session": {"errors", "oci", "config", "progress", "lookup", "cache", "registry"},
+    "access": {"errors", "oci", "config", "lookup", "session", "registry"},
     "maker": {"__init__", "errors", "oci", "config", "lookup", "session", "sources", "conversion", *SIBLINGS},
     "importer": {"oci", "config", "progress", "output", "lookup", "session", "maker"},
     "images": {"config", "progress", "lookup", "session", "maker"},
@@ -51,12 +52,18 @@ ALLOWED = {
     "imagelist": {"errors", "oci"},
     "prefetch": {"errors", "config", "progress", "images", "imagelist"},
     "housekeeping": {"errors", "oci", "config", "cache", "squeue"},
+    "doctor": {
+        *("__init__", "errors", "oci", "config", "settings", "progress", "output", "access", "housekeeping", "owner"),
+        *("privilege", *SIBLINGS),
+    },
     "commands": {
         *("__init__", "errors", "config", "progress", "lookup", "images", "importer", "slurm"),
         *(
             "cache.usage",
             "cache.gc",
             "cache.verify",
+            "access",
+            "doctor",
             "housekeeping",
             "imagelist",
             "owner",

@@ -30,10 +30,8 @@ def refusal(response: Response, reference: Reference, blob: str, login: Login, f
         return passing(response, reference.registry)
     if response.status in {401, 403}:
         return _denied(reference, login, file or _FILE, said)
-    if response.status == 404 and blob:
-        return NotFound(f"{reference.registry} does not have {blob} of {reference.familiar_name}{said}")
     if response.status == 404:
-        return _missing(reference, code, said)
+        return _missing(reference, blob, code, said)
     if b"HTTPS server" in response.error_body()[:1000]:
         return NetworkError(
             f"{reference.registry} speaks https, but was asked by http",
@@ -59,12 +57,14 @@ def passing(response: Response, host: str) -> NetworkError:
 
 
 def _denied(reference: Reference, login: Login, file: str, said: str) -> AccessDenied:
-    name = f"{reference.registry} does not let us read {reference.familiar_name}{said}"
+    what = f"read {reference.familiar_name}" if reference.repository else "in"
+    name = f"{reference.registry} does not let us {what}{said}"
     if login.source:
         problem = f"; {login.problem}" if login.problem else f" with the credentials of {login.source}"
+        also = f", and that they may read {reference.familiar_name}" if reference.repository else ""
         return AccessDenied(
             f"{name}{problem}",
-            hint=f"Check the login and password in {login.source}, and that they may read {reference.familiar_name}.",
+            hint=f"Check the login and password in {login.source}{also}.",
         )
     if login.problem:
         return AccessDenied(f"{name}: {login.problem}", hint=_line_hint(reference, login, file))
@@ -78,7 +78,14 @@ def _line_hint(reference: Reference, login: Login, file: str) -> str:
     return f"If you have an account there, add a line to {file}: machine {login.machine} login {user} password ..."
 
 
-def _missing(reference: Reference, code: str, said: str) -> NotFound:
+def _missing(reference: Reference, blob: str, code: str, said: str) -> NotFound | NetworkError:
+    if not reference.repository:
+        return NetworkError(
+            f"{reference.registry} is no registry: it has no /v2/{said}",
+            hint="Check the name: some token services and web sites are hosts of their own.",
+        )
+    if blob:
+        return NotFound(f"{reference.registry} does not have {blob} of {reference.familiar_name}{said}")
     where = f"{reference.registry}/{reference.repository}"
     if code == "NAME_UNKNOWN":
         message = f"there is no repository {where}{said}"

@@ -75,6 +75,8 @@ _NOTHING = _Token("", None, _FOREVER)
 class Login:
     """The login of one repository's client: what to send in Authorization, renewed as the registry asks for it.
 
+    *repository* may be empty: then the login is for the registry alone.
+
     Tokens stay in memory.  Several threads may use it: one renews, the others wait for it and use the outcome.
     """
 
@@ -92,12 +94,14 @@ class Login:
         """Whether every answer that was used came without credentials."""
         self.source = ""
         """Where the credentials that were tried are from (FILE:LINE), or empty."""
+        self.name = ""
+        """The login name in them."""
         self.problem = ""
         """Why no credentials were used, or what became of them; or empty."""
         self.machine = registry.netloc
         """The name that an entry in the file needs to be used."""
         self._registry = registry
-        self._scope = f"repository:{repository}:pull"
+        self._scope = f"repository:{repository}:pull" if repository else ""
         self._user = user
         self._credentials = credentials
         self._ask = ask
@@ -192,13 +196,13 @@ class Login:
     def _fetch(self) -> None:
         """Get a token from the realm of the last challenge: with credentials if there are, else without."""
         realm = check_realm(self._challenge.params.get("realm", ""), self._registry)
-        scopes = [*self._wider, self._scope]
+        scopes = [*self._wider, *self._own_scopes]
         if not self._wider and self._challenge.params.get("scope", "").startswith("repository:"):
             scopes = [self._challenge.params["scope"]]
         if not self._without and (credential := self._choose(realm)):
             if not _related(realm, self._registry):
                 # Only for the repository that the user has named: the registry must not get a token for another one.
-                scopes = [self._scope]
+                scopes = self._own_scopes
             answer = self._request(scopes, credential)
             if answer.status not in {400, 401, 403}:
                 self._token, self._good = _read_token(answer, realm, credential), False
@@ -208,6 +212,11 @@ class Login:
         answer = self._request(scopes, None)
         denied = answer.status in {400, 401, 403}
         self._token, self._good = (_NOTHING if denied else _read_token(answer, realm, None)), False
+
+    @property
+    def _own_scopes(self) -> list[str]:
+        """None for a login that is for no repository."""
+        return [self._scope] if self._scope else []
 
     def _request(self, scopes: list[str], credential: Credential | None) -> Answer:
         parts = urlsplit(self._challenge.params["realm"])
@@ -256,7 +265,7 @@ class Login:
             self.problem = f"{error}. {error.hint}"  # it may work without
             return None
         if credential:
-            self.source = credential.source
+            self.source, self.name = credential.source, credential.login
         return credential
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from enroot_slurm.errors import (
     IntegrityError,
@@ -35,11 +35,30 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.credentials import Credentials
 
-__all__ = ["Repository", "Transport"]
+__all__ = ["Access", "Repository", "Transport"]
 
 _T = TypeVar("_T")
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _MAX_LOGINS = 5  # requests until it is well: without a token, an expired, a new, a wider one, without credentials
+
+
+class Access(NamedTuple):
+    """What a registry said to the credentials that there are for it."""
+
+    source: str
+    """FILE:LINE of the credentials that were tried, or empty."""
+    name: str
+    """The login name in them."""
+    used: bool
+    """Whether they were accepted."""
+    problem: str
+    """What became of them otherwise; or empty."""
+    unasked: str
+    """FILE:LINE of credentials that the registry did not ask for, or empty."""
+    certificate: bool
+    """Whether a client certificate was shown."""
+    date: str
+    """The registry's clock: the header Date, or empty."""
 
 
 class Repository:
@@ -64,7 +83,7 @@ class Repository:
         self._login = Login(
             self._http.registry, reference.repository, reference.user, credentials, ask=self._ask, warn=warn
         )
-        self._credentials_file = credentials.name
+        self._credentials = credentials
         self._warn = warn
         self._warned: set[str] = set()
         self._lock = threading.Lock()
@@ -135,6 +154,34 @@ class Repository:
 
         return self._retried(ask)
 
+    def check(self) -> Access:
+        """Ask for nothing but whether we are let in: to the repository or, if that is empty, to the registry.
+
+        Raises: NotFound, AccessDenied, NetworkError.
+        """
+        path = "/tags/list?n=1" if self._reference.repository else ""
+
+        def ask() -> Mapping[str, str]:
+            with self._get(path, {"Accept": "application/json"}) as response:
+                if response.status != 200:
+                    raise self._refusal(response, "")
+                self._refuse_page(response.headers.get("Content-Type", ""))
+                return response.headers
+
+        headers = self._retried(ask)
+        login = self._login
+        return Access(
+            login.source,
+            login.name,
+            used=bool(login.source) and not login.anonymous,
+            problem="" if not login.anonymous else login.problem,
+            unasked=""
+            if login.source or login.problem
+            else self._credentials.place(self._http.registry.netloc, self._reference.user),
+            certificate=self._http.client_certificate,
+            date=headers.get("Date", ""),
+        )
+
     def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The bytes of the blob that *descriptor* names: exactly as many as it says, in pieces of up to 1 MiB.
 
@@ -178,12 +225,16 @@ class Repository:
         content, content_type = self._retried(read)
         if digest:
             _verify(content, digest)
-        elif content_type.startswith("text/html"):
+        else:
+            self._refuse_page(content_type)
+        return content, content_type
+
+    def _refuse_page(self, content_type: str) -> None:
+        if content_type.startswith("text/html"):
             raise NetworkError(
                 f"{self._reference.registry} answers with a web page",
                 hint="Check the registry's name; a proxy or a login page may be in between.",
             )
-        return content, content_type
 
     def _get(self, path: str, headers: Mapping[str, str], method: str = "GET") -> Response:
         """The answer to a GET (or HEAD) of *path*, after logging in where that is asked for."""
@@ -226,7 +277,7 @@ class Repository:
                 retries.wait(error)
 
     def _refusal(self, response: Response, blob: str) -> EnrootSlurmError:
-        return answers.refusal(response, self._reference, blob, self._login, self._credentials_file)
+        return answers.refusal(response, self._reference, blob, self._login, self._credentials.name)
 
     def _show_warnings(self, response: Response) -> None:
         """Pass on what the registry says in Warning headers (RFC 7234, 5.5), once each."""

@@ -133,6 +133,11 @@ class Credentials:
         """Whether `find` would find something; nothing is evaluated."""
         return self._index(host, user, exact=False) is not None
 
+    def place(self, host: str, user: str = "") -> str:
+        """FILE:LINE of what `find` would find, or empty; nothing is evaluated."""
+        i = self._index(host, user, exact=False)
+        return "" if i is None else f"{self._name}:{self._entries[i].line}"
+
     @property
     def name(self) -> str:
         """The file's name, or empty."""

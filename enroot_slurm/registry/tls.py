@@ -44,9 +44,9 @@ def client_context(
     else:
         _load_system(context, last_resort)
     directories = [d / name for d in certs_dirs for name in _directory_names(origin)]
-    for certificate in (c for d in directories for c in sorted(d.glob("*.crt"))):
+    for certificate in (c for d in directories for c in _files(d, ".crt")):
         _load_ca(context, str(certificate))
-    for certificate in (c for d in directories for c in sorted(d.glob("*.cert"))):
+    for certificate in (c for d in directories for c in _files(d, ".cert")):
         key = certificate.with_suffix(".key")
         try:
             context.load_cert_chain(certificate, key)
@@ -59,6 +59,18 @@ def client_context(
 def _directory_names(origin: Origin) -> list[str]:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return [f"{host}:{origin.port}", host] if origin.port == 443 else [f"{host}:{origin.port}"]
+
+
+def _files(directory: Path, suffix: str) -> list[Path]:
+    """The files in *directory* whose names end with *suffix*; none where this user may not look.
+
+    A hook's ``~`` is root's home, which those whom it becomes can't enter.
+    """
+    try:
+        names = os.listdir(directory)  # noqa: PTH208  only names are wanted
+    except OSError:
+        return []
+    return sorted(directory / name for name in names if name.endswith(suffix))
 
 
 def _load_ca(context: ssl.SSLContext, file: str) -> None:

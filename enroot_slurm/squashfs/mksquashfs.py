@@ -47,14 +47,8 @@ class Mksquashfs:
         self, image: Path, options: SquashOptions, *, processors: int, memory: int, time: int | None = None
     ) -> None:
         self._image = image
-        program = shutil.which("mksquashfs", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
-        if program is None:
-            raise ConversionError(
-                "mksquashfs is not installed",
-                hint="Install squashfs-tools 4.5 or later (apt or dnf install squashfs-tools).",
-            )
         command = [
-            *(os.path.abspath(program), "-", str(image), "-tar"),  # noqa: PTH100  links are not to be resolved
+            *(self.program(), "-", str(image), "-tar"),
             *("-all-root", "-root-mode", "0755", "-no-xattrs", "-noappend", "-no-progress", "-quiet"),
             *("-processors", str(options.processors or processors)),
             *("-mem", f"{max((options.memory or memory) >> 20, 16)}M"),
@@ -71,6 +65,17 @@ class Mksquashfs:
         )
         with contextlib.suppress(OSError):  # not more than the user may
             fcntl.fcntl(self.stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+    @staticmethod
+    def program() -> str:
+        """The absolute path of mksquashfs.  Raises: ConversionError."""
+        program = shutil.which("mksquashfs", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+        if program is None:
+            raise ConversionError(
+                "mksquashfs is not installed",
+                hint="Install squashfs-tools 4.5 or later (apt or dnf install squashfs-tools).",
+            )
+        return os.path.abspath(program)  # noqa: PTH100  links are not to be resolved
 
     @property
     def stdin(self) -> int:

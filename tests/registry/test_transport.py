@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.tools import require_root
 
 from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError, NotFound
 from enroot_slurm.oci.platform import Platform
+from enroot_slurm.privilege import Identity, run
 from enroot_slurm.registry import transport as module
 from enroot_slurm.registry.origin import Origin, RefusedTarget
+from enroot_slurm.registry.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +102,16 @@ def test_certs_d(secure: FaultRegistry, open_repository: Open, authority: trustm
     (directory / "client.key").unlink()
     with pytest.raises(ConfigError, match=r"client\.cert with client\.key"):
         open_repository(f"{secure.host}#team/app", **options).resolve(AMD64)
+
+
+def test_certs_d_in_a_closed_home(tmp_path: Path):
+    """A directory that this user can't enter, as root's home is for a hook's worker, is as good as none."""
+    require_root("becomes another user")
+    closed = tmp_path / "closed"
+    (closed / "registry.example").mkdir(parents=True)
+    closed.chmod(0o700)
+    origin = Origin.of("https://registry.example")
+    assert run(lambda: client_context(origin, "", (closed,), "")[1], Identity.of("nobody")) is False
 
 
 def test_certs_d_of_another_host(secure: FaultRegistry, open_repository: Open, authority: trustme.CA, tmp_path: Path):

@@ -402,7 +402,10 @@ def _handler(registry: FaultRegistry) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, reply: Reply, fault: Mapping[str, Any]) -> None:
             length = fault.get("length", "")
-            self.send_response(reply.status)
+            if any(name == "Date" for name, _ in reply.headers):
+                self.send_response_only(reply.status)
+            else:
+                self.send_response(reply.status)
             for name, value in reply.headers:
                 self.send_header(name, value)
             if length == "chunked":

@@ -1,0 +1,83 @@
+"""Registries: whether they answer, let us in, and have the same time."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from enroot_slurm.access import check_access, parse_registry
+from enroot_slurm.doctor.finding import error, failed, ok, warning
+from enroot_slurm.errors import AccessDenied, EnrootSlurmError
+from enroot_slurm.oci.reference import DOCKER_HUB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from enroot_slurm.access import Checked
+    from enroot_slurm.config import Config
+    from enroot_slurm.doctor.finding import Finding
+
+__all__ = ["check_registries"]
+
+_SKEW = 60.0  # seconds; tokens and certificates hold for minutes at least
+_CONNECT = 10.0  # seconds; a diagnosis is not worth waiting longer for
+
+
+def check_registries(config: Config, names: Sequence[str]) -> Iterator[Finding]:
+    """Ask the registries *names*; without any Docker Hub, and those that the settings name."""
+    timeout = min(config.connect_timeout or _CONNECT, _CONNECT)
+    config = config._replace(transfer_retries=0, connect_timeout=timeout)
+    for name in names or (DOCKER_HUB, *config.insecure_registries):
+        yield from _check(name, config, wanted=bool(names))
+
+
+def _check(name: str, config: Config, *, wanted: bool) -> Iterator[Finding]:
+    warnings: list[str] = []
+    try:
+        reference = parse_registry(name)
+        checked = check_access(reference, config, warnings.append)
+    except AccessDenied as denied:
+        yield failed("registry.access", denied) if wanted else warning("registry.access", str(denied), denied.hint)
+        return
+    except EnrootSlurmError as cause:
+        if wanted:
+            yield failed("registry.reach", cause)
+        else:
+            yield warning("registry.reach", str(cause), f"{cause.hint} If you need it not, that is all right.".strip())
+        return
+    if checked.refused:
+        yield error("registry.access", f"{checked.name}: {checked.access.problem}", "Correct that line, or remove it.")
+    else:
+        yield ok("registry.access", f"{checked.name} {_way(checked)}")
+    yield from _clock(checked)
+    if reference.registry in config.insecure_registries or config.allow_http:
+        which = "insecure_registries" if reference.registry in config.insecure_registries else "allow_http"
+        source = config.sources[which]
+        yield warning(
+            "registry.tls",
+            f"{reference.registry} is asked over http (setting {which} [{source}]): who is between can change images",
+            "Digests protect only images that are named by digest. Give the registry a certificate.",
+        )
+
+
+def _way(checked: Checked) -> str:
+    access = checked.access
+    if access.used:
+        return f"lets '{access.name}' in, by {access.source}"
+    return "lets anyone in" + (f"; the login of {access.unasked} is not asked for" if access.unasked else "")
+
+
+def _clock(checked: Checked) -> Iterator[Finding]:
+    try:
+        date = parsedate_to_datetime(checked.access.date)
+    except ValueError:
+        return
+    skew = time.time() - (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    if abs(skew) > _SKEW:
+        yield warning(
+            "registry.clock",
+            f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} that of {checked.name}",
+            "Run an NTP client: tokens and certificates are good for some time only.",
+        )

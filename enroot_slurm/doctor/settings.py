@@ -1,0 +1,96 @@
+"""The settings: what is wrong in which file, and whether hooks will see what users see."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enroot_slurm.config import SITE_FILE, Config
+from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
+from enroot_slurm.errors import ConfigError, EnrootSlurmError
+from enroot_slurm.housekeeping import limits_of
+from enroot_slurm.registry.credentials import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from enroot_slurm.doctor.finding import Finding
+
+__all__ = ["check_credentials", "check_settings", "load"]
+
+_COMMON = ("shared_cache", "cache_user", "squash_options", "run_path")
+"""What hooks and users have to agree on."""
+_REFERENCE = "docs/configuration.md has all settings, and what they may be."
+
+
+def load() -> tuple[Config | None, list[Finding]]:
+    """The settings in force, and a finding for each problem: then there are none in force."""
+    try:
+        config = Config.load()
+    except ConfigError as wrong:
+        return None, _problems("settings.files", wrong)
+    try:
+        limits_of(config)
+    except ConfigError as wrong:
+        return config, [failed("settings.watermarks", wrong)]
+    changed = sorted({source.rpartition(":")[0] or source for source in config.sources.values()} - {"", "default"})
+    named = ", ".join(changed) if changed else "all have their defaults"
+    return config, [ok("settings.files", f"no problems; set by: {named}" if changed else f"no problems; {named}")]
+
+
+def _problems(check: str, wrong: ConfigError) -> list[Finding]:
+    """A finding for each problem of *wrong*, whose hint is for all of them."""
+    *lines, last = wrong.message.split("\n")
+    return [*(error(check, line, _REFERENCE) for line in lines), error(check, last, wrong.hint or _REFERENCE)]
+
+
+def check_settings(config: Config | None, known: list[Finding]) -> Iterator[Finding]:
+    """What hooks that root starts will see: the site's file alone; problems that are *known* are not told again."""
+    told = {finding.message for finding in known}
+    named = os.environ.get("ENROOT_SLURM_SITE_CONFIG")
+    if named and Path(named) != SITE_FILE:
+        yield warning(
+            "settings.site",
+            f"the environment names {named} as the site's file, but hooks read {SITE_FILE}",
+            "Unset ENROOT_SLURM_SITE_CONFIG, unless this is a trial.",
+        )
+    try:
+        trusted = Config.load(trusted=True)
+    except ConfigError as wrong:
+        yield from (problem for problem in _problems("settings.site", wrong) if problem.message not in told)
+        return
+    if SITE_FILE.exists():
+        yield ok("settings.site", f"{SITE_FILE}: hooks can read it, and trust it")
+    else:
+        yield skipped("settings.site", f"there is no {SITE_FILE}: hooks have the defaults")
+    if config is not None and (config.shared_cache or trusted.shared_cache):
+        yield from _differences(config, trusted)
+
+
+def _differences(config: Config, trusted: Config) -> Iterator[Finding]:
+    for key in _COMMON:
+        mine, theirs = getattr(config, key), getattr(trusted, key)
+        if mine != theirs:
+            yield warning(
+                f"settings.{key}",
+                f"{key} is '{mine}' here [{config.sources[key]}], but '{theirs}' for hooks [{trusted.sources[key]}]",
+                "Set it in the site's file only; else what hooks import is not what you find.",
+            )
+
+
+def check_credentials(config: Config) -> Iterator[Finding]:
+    """The file with the user's logins; its secrets stay in it."""
+    file = config.config_path / ".credentials"
+    try:
+        credentials = Credentials.load(file, run_commands=False)
+    except EnrootSlurmError as wrong:
+        yield error("settings.credentials", str(wrong), wrong.hint or "docs/credentials.md has the form of the file.")
+        return
+    for text in credentials.warnings:
+        problem, _, command = text.partition("; run: ")
+        yield warning("settings.credentials", problem, f"Run: {command or f'chown $USER {file}'}")
+    if not credentials.name:
+        yield skipped("settings.credentials", f"there is no {file}: everything is asked for without a login")
+    elif not credentials.warnings:
+        yield ok("settings.credentials", f"{file} can be read, by you alone")
