@@ -6,6 +6,7 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, Self
 
+from enroot_slurm.errors import ConversionError
 from enroot_slurm.rootfs.sink import Sink
 from enroot_slurm.rootfs.tar_writer import TarWriter
 from enroot_slurm.squashfs.compressors import CannotCompress
@@ -64,7 +65,11 @@ class Squasher:
         now, epoch = (0, None) if layer else (self._now, self._epoch)
         try:
             writer = ImageWriter(path, options, self._pool, now=now, time=epoch)
-        except CannotCompress:
+        except CannotCompress as reason:
+            try:
+                Mksquashfs.program()
+            except ConversionError as missing:
+                raise ConversionError(f"{reason}, and {missing}", hint=missing.hint) from None
             with self._program(path, options, epoch, share) as program:
                 yield program
         else:

@@ -37,7 +37,7 @@ ALLOWED = {
     **{sibling: {"errors", "oci"} for sibling in SIBLINGS},
     **{each: {"errors", "oci", "squashfs.options", *SETTINGS} for each in SETTINGS},
     "sources": {"errors", "oci", "config", "progress", "cache", "rootfs"},
-    "squasher": {"config", "rootfs", "squashfs"},
+    "squasher": {"errors", "config", "rootfs", "squashfs"},
     "conversion": {"errors", "oci", "config", "progress", "sources", "squasher", "cache", "rootfs", "squashfs"},
     "lookup": {"errors", "oci", "config", "cache", "squashfs.format"},
     "session": {"errors", "oci", "config", "progress", "lookup", "cache", "registry"},

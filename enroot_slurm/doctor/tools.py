@@ -16,6 +16,7 @@ from enroot_slurm import __version__
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.rootfs.compression import decompress
+from enroot_slurm.squashfs.compressors import CannotCompress, compressor_of
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
 
@@ -45,7 +46,7 @@ def check_tools(config: Config | None) -> Iterator[Finding]:
         "tools.python",
         f"enroot-slurm {__version__}, Python {platform.python_version()}, {platform.machine()}",
     )
-    yield from _mksquashfs(config)
+    yield from _squash(config)
     if config is not None:
         yield from _decoder("gzip", _GZIP, config.gzip_program, "zlib_ng")
         yield from _decoder("zstd", _ZSTD, "", "compression.zstd", "backports.zstd")
@@ -55,25 +56,42 @@ def check_tools(config: Config | None) -> Iterator[Finding]:
         yield ok(check, f"{program} ({path})") if path else skipped(check, f"{program} is not installed here: {use}")
 
 
-def _mksquashfs(config: Config | None) -> Iterator[Finding]:
+def _squash(config: Config | None) -> Iterator[Finding]:
+    """Whether images can be written with the squash options: by this process, else by mksquashfs."""
+    reason = ""
+    if config is not None:
+        options = config.squash_options
+        try:
+            compressor_of(options).compress(bytes(8192))
+        except CannotCompress as failure:
+            reason = str(failure)
+        else:
+            source = config.sources["squash_options"]
+            yield ok("tools.squash_options", f"images are written with '{options}' [{source}], in the process")
+    yield from _mksquashfs(config, reason)
+
+
+def _mksquashfs(config: Config | None, reason: str) -> Iterator[Finding]:
+    """Whether there is a mksquashfs, which is needed for *reason*, or not at all."""
+    check = "tools.mksquashfs"
     try:
         program = Mksquashfs.program()
     except EnrootSlurmError as missing:
-        yield failed("tools.mksquashfs", missing)
+        if reason:
+            yield error(check, f"{missing}, and {reason}", missing.hint)
+        else:
+            yield skipped(check, f"{missing}; some squash options need it, and those in force do not")
         return
     version = _version(program)
     named = f"mksquashfs {'.'.join(map(str, version)) or 'of an unknown version'} ({program})"
     if version and version < _OLDEST:
-        yield error(
-            "tools.mksquashfs",
-            f"{named} is too old: it can't read tar archives",
-            "Install squashfs-tools 4.5 or later.",
-        )
+        told = error if reason else warning
+        yield told(check, f"{named} is too old: it can't read tar archives", "Install squashfs-tools 4.5 or later.")
     elif not version:
-        yield warning("tools.mksquashfs", named, f"See: {program} -version")
+        yield warning(check, named, f"See: {program} -version")
     else:
-        yield ok("tools.mksquashfs", named)
-    if config is not None:
+        yield ok(check, named)
+    if config is not None and reason:
         yield _options(config, usable=not version or version >= _OLDEST)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from support.command import MKSQUASHFS
 from support.tools import require_tools
 
 from enroot_slurm.config import Config
@@ -37,6 +39,10 @@ def found(options: str = "-comp zstd", **settings: str) -> dict[str, Finding]:
     return {finding.check.partition(".")[2]: finding for finding in check_tools(config)}
 
 
+def cannot_be_loaded(name: str) -> None:
+    raise OSError(f"{name}: cannot open shared object file")
+
+
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """A function that puts a script before all other programs of its name."""
@@ -60,9 +66,11 @@ def test_all_is_there() -> None:
         assert {checks[name].status for name in ("python", "mksquashfs", "squash_options", "gzip", "zstd")} == {"ok"}
 
 
-def test_a_compressor_that_it_was_built_without(program) -> None:
-    """The error names the options and where they are from; the hint, what it offers, and what to set."""
+def test_a_compressor_that_mksquashfs_was_built_without(program, monkeypatch) -> None:
+    """With no library for it either, the error names the options; the hint, what mksquashfs offers, and what to set."""
     program("mksquashfs", WITHOUT_LZO)
+    assert found("-comp lzo -noD")["squash_options"].status == "ok"
+    monkeypatch.setattr(ctypes, "CDLL", cannot_be_loaded)
     finding = found("-comp lzo -noD")["squash_options"]
     assert finding.status == "error"
     assert "[argument]" in finding.message
@@ -71,19 +79,22 @@ def test_a_compressor_that_it_was_built_without(program) -> None:
 
 
 def test_an_old_one(program) -> None:
-    """Before 4.5 it can't read archives."""
+    """Before 4.5 it can't read archives, which matters if it is needed."""
     program("mksquashfs", OLD)
-    checks = found()
+    assert found()["mksquashfs"].status == "warning"
+    checks = found(MKSQUASHFS)
     assert checks["mksquashfs"].status == "error"
     assert "4.4" in checks["mksquashfs"].message
     assert checks["squash_options"].status == "skipped"
 
 
 def test_none(tmp_path, monkeypatch) -> None:
-    """Without mksquashfs nothing can be imported; what enroot needs is not ours to demand."""
+    """Without mksquashfs some options can't be had; what enroot needs is not ours to demand."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(mksquashfs, "_SYSTEM_PATH", str(tmp_path))
     checks = found()
+    assert (checks["mksquashfs"].status, checks["squash_options"].status) == ("skipped", "ok")
+    checks = found(MKSQUASHFS)
     assert checks["mksquashfs"].status == "error"
     assert "squashfs-tools" in checks["mksquashfs"].hint
     assert checks["unsquashfs"].status == checks["enroot"].status == "skipped"
