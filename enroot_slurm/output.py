@@ -129,7 +129,7 @@ def can_share_blocks(source: Path, target: Path) -> bool:
     try:
         if source.stat().st_dev != target.stat().st_dev:
             return False
-        with names[0].open("xb") as original, names[1].open("xb") as clone:
+        with names[0].open("x+b") as original, names[1].open("xb") as clone:
             original.write(b"x")
             original.flush()
             return _clone(original.fileno(), clone.fileno())
