@@ -83,6 +83,8 @@ class Config(NamedTuple):
     """Bytes, or a share of the file system if not above 1; 0: the cache may grow."""
     cache_low: float
     """Like `cache_high`; 0: a tenth below that."""
+    min_free: float
+    """Of the cache's file system, which imports leave free: bytes, or a share if not above 1; 0: nothing."""
     cache_max_age: float
     """Seconds; 0: any age."""
     failure_ttl: float

@@ -17,6 +17,7 @@ from enroot_slurm.oci.image_config import ImageConfig
 from enroot_slurm.oci.manifest import MAX_DOCUMENT
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.sources import Layer
+from enroot_slurm.space import check_space
 from enroot_slurm.squashfs.format import Superblock
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Maker:
             labels=config.labels,
         )
         layers = [Layer(*pair) for pair in zip(manifest.layers, config.diff_ids, strict=True)]
+        check_space(layers, image, lookup=lookup, store=self._store, config=session.config, warn=session.progress.warn)
         conversion = Conversion(
             layers,
             rc,

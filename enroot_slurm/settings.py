@@ -315,6 +315,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, _optional_path),
         Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, _watermark, _watermark_text),
+        Setting("min_free", "ENROOT_SLURM_MIN_FREE", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", _age, _age_text),
         Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, _seconds, _number_text),
         Setting("locks", "ENROOT_SLURM_LOCKS", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),

@@ -69,7 +69,7 @@ def link(
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageError(
                     f"no space left to write the image: {output.parent}",
-                    hint="Free space there, or choose another place with --output.",
+                    hint="Free space there ('enroot-slurm cache gc' for a cache), or name another place: --output.",
                 ) from None
             raise
 

@@ -105,7 +105,7 @@ class Mksquashfs:
         if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
             return StorageError(
                 f"no space left to write the image: {self._image.parent}",
-                hint="Free space there, or choose another place with --output.",
+                hint="Free space there ('enroot-slurm cache gc' for a cache), or name another place: --output.",
             )
         hint = ""
         if "-tar" in said and "invalid option" in said:
