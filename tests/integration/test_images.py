@@ -357,8 +357,14 @@ def test_twenty_at_once(faulty, import_environment, cache) -> None:
 def test_without_locks_it_is_only_more_work(faulty, import_environment, cache) -> None:
     """Where locks do nothing, all do the work, and all have the right image; nothing is left over."""
     made = image(1, 2, size=MEGABYTE)
-    uri = serve(faulty, made)
+    uri, release = serve(faulty, made), threading.Event()
+    faulty.fault(made.blobs()[0].digest, stall=release)
+    several = threading.Thread(
+        target=lambda: (wait_for(lambda: faulty.count(made.blobs()[0].digest) > 1), release.set())
+    )
+    several.start()
     results = together(8, "get", "-q", uri, environment={**import_environment, "ENROOT_SLURM_LOCKS": "no"})
+    several.join()
     assert [r.returncode for r in results] == [0] * 8, [r.stderr for r in results]
     assert len({r.stdout for r in results}) == 1
     assert faulty.count(made.blobs()[0].digest) > 1
