@@ -61,6 +61,8 @@ class Config(NamedTuple):
     squash_options: SquashOptions
     max_processors: int
     """At least 1."""
+    max_imports: int
+    """At once on this node, for one cache; 0: as many as are wanted."""
     max_connections: int
     """From 1 to 64."""
     connect_timeout: float

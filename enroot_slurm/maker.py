@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from enroot_slurm import __version__
 from enroot_slurm.cache.blobs import BlobStore, CachedBlobDamaged
 from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.cache.images import Sidecar, Unusable
+from enroot_slurm.cache.slots import Slots
 from enroot_slurm.conversion import Conversion
 from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError
 from enroot_slurm.lookup import CachedImage
@@ -21,6 +23,7 @@ from enroot_slurm.space import check_space
 from enroot_slurm.squashfs.format import Superblock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from enroot_slurm.lookup import Lookup
@@ -39,6 +42,12 @@ class Maker:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._store = BlobStore(session.lookup.own, session.locks, shared=session.lookup.shared)
+        self._slots = Slots(
+            session.locks,
+            session.config.max_imports,
+            timeout=session.config.lock_timeout,
+            waits=partial(session.progress.phase, "waiting for other imports of this node (max_imports)"),
+        )
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
@@ -85,7 +94,7 @@ class Maker:
         return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=False)
 
     def convert(self, manifest: Manifest, image: Path) -> None:
-        """Make *image* of *manifest*.
+        """Make *image* of *manifest*, when it is this process' turn on this node.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
         """
@@ -104,7 +113,6 @@ class Maker:
             labels=config.labels,
         )
         layers = [Layer(*pair) for pair in zip(manifest.layers, config.diff_ids, strict=True)]
-        check_space(layers, image, lookup=lookup, store=self._store, config=session.config, warn=session.progress.warn)
         conversion = Conversion(
             layers,
             rc,
@@ -114,10 +122,20 @@ class Maker:
             download=session.repository.blob,
             progress=session.progress,
         )
-        try:
-            conversion.run(image)
-        finally:
-            self.fetched |= conversion.fetched
+        with contextlib.nullcontext() if self._can_join(layers) else self._slots.one():
+            check_space(
+                layers, image, lookup=lookup, store=self._store, config=session.config, warn=session.progress.warn
+            )
+            try:
+                conversion.run(image)
+            finally:
+                self.fetched |= conversion.fetched
+
+    def _can_join(self, layers: Sequence[Layer]) -> bool:
+        """Whether all layers have images, so that there is nothing to convert."""
+        config = self._session.config
+        images = self._store.layers(config.squash_options.for_layers.recipe)
+        return config.layer_cache and all(images.layer(layer.diff_id).ready for layer in layers)
 
     def _image_config(self, manifest: Manifest) -> ImageConfig:
         if manifest.config.size > MAX_DOCUMENT:

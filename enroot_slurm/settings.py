@@ -26,6 +26,7 @@ OFF = frozenset({"no", "n", "false", "f"})
 """What enroot takes for unset, in lower case (enroot.in, config::fini)."""
 _ON = frozenset({"yes", "y", "true"})
 _MAX_CONNECTIONS = 64
+_MAX_IMPORTS = 1024
 _MIN_MEMORY = 16 << 20  # mksquashfs refuses less
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?", re.ASCII)
@@ -170,6 +171,10 @@ def _processors(text: str) -> int:
     return _integer(text) or len(os.sched_getaffinity(0))
 
 
+def _imports(text: str) -> int:
+    return min(_integer(text), _MAX_IMPORTS)
+
+
 def _connections(text: str) -> int:
     return min(_integer(text) or _MAX_CONNECTIONS, _MAX_CONNECTIONS)
 
@@ -296,6 +301,7 @@ SETTINGS: dict[str, Setting] = {
             "squash_options", "ENROOT_SQUASH_OPTIONS", "-comp lzo -noD", "options of mksquashfs", SquashOptions.parse
         ),
         Setting("max_processors", "ENROOT_MAX_PROCESSORS", "$(nproc)", _A_NUMBER, _processors),
+        Setting("max_imports", "ENROOT_SLURM_MAX_IMPORTS", "2", _A_NUMBER, _imports),
         Setting("max_connections", "ENROOT_MAX_CONNECTIONS", "10", _A_NUMBER, _connections),
         Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, _seconds, _number_text),
         Setting("transfer_timeout", "ENROOT_TRANSFER_TIMEOUT", "0", _TIME, _seconds, _number_text),
