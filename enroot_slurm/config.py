@@ -65,6 +65,10 @@ class Config(NamedTuple):
     """At once on this node, for one cache; 0: as many as are wanted."""
     max_connections: int
     """From 1 to 64."""
+    max_download: int
+    """Bytes that all layers of an image may have in the registry."""
+    max_unpacked: int
+    """Bytes that they may have when they are unpacked."""
     connect_timeout: float
     """Seconds; 0 is no limit."""
     transfer_timeout: float

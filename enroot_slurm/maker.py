@@ -13,10 +13,10 @@ from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.cache.images import Sidecar, Unusable
 from enroot_slurm.cache.slots import Slots
 from enroot_slurm.conversion import Conversion
-from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError
+from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, UnsupportedImage
 from enroot_slurm.lookup import CachedImage
-from enroot_slurm.oci.image_config import ImageConfig
-from enroot_slurm.oci.manifest import MAX_DOCUMENT
+from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
+from enroot_slurm.progress import size_text
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.sources import Layer
 from enroot_slurm.space import check_space
@@ -100,6 +100,7 @@ class Maker:
         """
         session, lookup = self._session, self._session.lookup
         session.progress.phase(f"importing {manifest.digest.short}")
+        _check_size(manifest, session.config.max_download)
         self._store.prepare()
         config = self._image_config(manifest)
         _check(config, manifest, lookup)
@@ -138,8 +139,8 @@ class Maker:
         return config.layer_cache and all(images.layer(layer.diff_id).ready for layer in layers)
 
     def _image_config(self, manifest: Manifest) -> ImageConfig:
-        if manifest.config.size > MAX_DOCUMENT:
-            raise IntegrityError(f"the image config has {manifest.config.size} bytes; {MAX_DOCUMENT} are the most")
+        if manifest.config.size > MAX_CONFIG:
+            raise IntegrityError(f"the image config has {manifest.config.size} bytes; {MAX_CONFIG} are the most")
         for _ in range(_MAX_REPAIRS):
             blob = self._store.blob(manifest.config)
             try:
@@ -155,6 +156,15 @@ class Maker:
             except CachedBlobDamaged as error:
                 self._session.progress.warn(f"{error}; it is fetched again")
         raise StorageError(f"the image config in the cache {self._session.lookup.own.root} is damaged again and again")
+
+
+def _check_size(manifest: Manifest, limit: int) -> None:
+    size = sum({layer.digest: layer.size for layer in manifest.layers}.values())
+    if size > limit:
+        raise UnsupportedImage(
+            f"the image has {size_text(size)} of layers; {size_text(limit)} are the most",
+            hint="The setting max_download is the limit.",
+        )
 
 
 def _check(image: ImageConfig, manifest: Manifest, lookup: Lookup) -> None:

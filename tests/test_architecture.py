@@ -41,7 +41,19 @@ ALLOWED = {
     "lookup": {"errors", "oci", "config", "cache", "squashfs.format"},
     "space": {"errors", "oci", "config", "progress", "output", "lookup", "sources", "cache"},
     "session": {"errors", "oci", "config", "progress", "lookup", "cache", "registry"},
-    "maker": {"__init__", "errors", "oci", "config", "lookup", "session", "sources", "space", "conversion", *SIBLINGS},
+    "maker": {
+        "__init__",
+        "errors",
+        "oci",
+        "config",
+        "lookup",
+        "progress",
+        "session",
+        "sources",
+        "space",
+        "conversion",
+        *SIBLINGS,
+    },
     "importer": {"oci", "config", "progress", "output", "lookup", "session", "maker"},
     "images": {"config", "progress", "lookup", "session", "maker"},
     "privilege": {"errors"},
@@ -72,7 +84,7 @@ ALLOWED = {
 """What each module, or each module of a package, may import besides its own package."""
 OWNERS = {
     "requests": {"registry.transport"},
-    "urllib3": {"registry.transport"},
+    "urllib3": {"registry.transport", "registry.connection"},
     "yaml": {"yamlfile", "imagelist"},
 }
 """The only modules that import these; all else is the standard library and the optional decoders."""

@@ -61,7 +61,7 @@ def test_defaults():
     assert config.squash_memory == 1 << 30
     assert (config.shared_cache, config.cache_user, config.site_credentials) == ("", "", "")
     assert (config.failure_ttl, config.locks, config.worker_timeout) == (60.0, True, 30.0)
-    assert config.min_free == 0
+    assert (config.min_free, config.max_download, config.max_unpacked) == (0, 100 << 30, 200 << 30)
     assert config.ca_file == ""
     assert config.insecure_registries == ()
     assert config.certs_dirs == (

@@ -19,11 +19,12 @@ import pytest
 from support.command import COMMAND, Running, enroot_slurm, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
-from support.images import Image, Index, Layer, pack
+from support.images import Image, Index, Layer, decompress, pack
 from support.tools import require_root, require_tools
 from support.tree import read_tree
 
 from enroot_slurm import Config, find_image, get_image
+from enroot_slurm.errors import UnsupportedImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,6 +245,27 @@ def test_options_make_other_images(faulty, get, cache) -> None:
     same = {"ENROOT_SQUASH_OPTIONS": "-b 128K -comp gzip -Xcompression-level 9 -processors 2"}
     assert get(uri, environment=same).stdout == paths[1]
     assert len(images_of(cache)) == 3
+
+
+@pytest.mark.parametrize("layer_cache", [True, False])
+def test_images_that_are_too_large(layer_cache, faulty, config, cache) -> None:
+    """Layers may have so many bytes together: as they are received, before one is, and when they are unpacked."""
+    made = image(1, 2)
+    uri = serve(faulty, made)
+    config = config._replace(layer_cache=layer_cache)
+    size = sum(len(blob.data) for blob in made.blobs())
+    with pytest.raises(UnsupportedImage, match="are the most") as caught:
+        get_image(uri, config=config._replace(max_download=size - 1))
+    assert "max_download" in caught.value.hint
+    assert sum(faulty.count(blob.digest) for blob in made.blobs()) == 0
+    archives = sum(len(decompress(blob.data)) for blob in made.blobs())
+    with pytest.raises(UnsupportedImage, match="when they are unpacked"):
+        get_image(uri, config=config._replace(max_unpacked=archives - 1))
+    assert unfinished(cache) == []
+    assert images_of(cache) == []
+    for layers in cache.glob("layers/*"):
+        shutil.rmtree(layers)
+    assert get_image(uri, config=config._replace(max_download=size, max_unpacked=archives)).path.exists()
 
 
 # import, and the cache.

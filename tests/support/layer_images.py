@@ -73,7 +73,7 @@ def stream(output: Path, tars: Sequence[bytes], rc: RcLayer = NO_RC, options: st
     """The image of the same layers as the streaming import makes it."""
     for planned in (False, True):
         with Mksquashfs(output, SquashOptions.parse(options), processors=2, memory=128 << 20) as mksquashfs:
-            merge = Merge(mksquashfs.stdin, rc, NOW)
+            merge = Merge(mksquashfs.stdin, rc, NOW, limit=1 << 40)
             try:
                 for tar in reversed(tars):
                     merge.add_layer(lambda tar=tar: iter([tar]), planned=planned)
