@@ -155,7 +155,7 @@ def test_pins_and_leases_against_removal(push, run, read, cache, tmp_path) -> No
     assert [each["changed"] for each in read("pin", *uris)] == [False, True]
     assert [each["pinned"] for each in read("list")] == [True, True]
     before = files_of(cache)
-    assert "is pinned" in run("rm", *uris, status=7).stderr
+    assert f"{uris[0]} is pinned" in run("rm", *uris, status=7).stderr
     run("rm", "--dry-run", "--force", *uris)
     assert files_of(cache) == before
     run("unpin", uris[0])
@@ -414,6 +414,7 @@ def test_a_list_of_images(push, run, read, cache, tmp_path) -> None:
     assert {each["platform"] for each in read("list")} == {"linux/amd64", "linux/arm64"}
     file.write_text(f"- {uris[0]}\n")
     assert run("prefetch", "-q", file).stdout == ""
+    assert run("prefetch", file).stdout.splitlines()[-1] == "1 image, 0 failed"
     file.write_text("")
     assert run("prefetch", file).stdout == "0 images, 0 failed\n"
 
@@ -547,7 +548,7 @@ def test_others_only_look(site, push, tmp_path) -> None:
     before = files_of(site.cache)
     for arguments in (["gc"], ["gc", "-n"], ["pin", uri], ["unpin", uri], ["rm", uri], ["verify", "--repair"]):
         done = site.run(arguments[0], "--shared", *arguments[1:], user=site.other)
-        assert (done.returncode, "belongs to user" in done.stderr) == (7, True), done
+        assert (done.returncode, f"belongs to {site.owner.name}" in done.stderr) == (7, True), done
     assert site.run("rm", uri, user=site.other).returncode == 3  # it is not in the own one
     assert files_of(site.cache) == before
     assert site.run("gc", user=site.other).returncode == 0
