@@ -77,13 +77,13 @@ def check_space(
     Raises: StorageError.
     """
     cache, output = lookup.own.root, image.parent
-    rooms = {path: room(path) for path in (cache, output)}
+    rooms = {path: left for path in (cache, output) if (left := room(path)) is not None}
     size = sum({layer.descriptor.digest: layer.descriptor.size for layer in layers}.values())
-    floor = _floor(config.min_free, cache)
-    if all(left is None or left - floor > _PLENTY * size for left in rooms.values()):
+    floor = _floor(config.min_free, cache) if cache in rooms else 0
+    if all(left - floor > _PLENTY * size for left in rooms.values()):
         return
     estimate = _Estimate(layers, lookup, store, config)
-    one = _device(cache) == _device(output)
+    one = len(rooms) > 1 and cache.stat().st_dev == output.stat().st_dev
     told: list[str] = []
     for careful in (False, True):
         needs = {cache: estimate.cache(careful=careful), output: estimate.image(output, careful=careful)}
@@ -91,8 +91,8 @@ def check_space(
             needs = {cache: needs[cache].plus(needs[output])}
         told = []
         for path, need in needs.items():
-            left = rooms[path]
-            if left is None:
+            left = rooms.get(path)
+            if left is None or need == _Need():
                 continue
             stays = floor if path == cache or one else 0
             kept = f", of which {size_text(stays)} have to stay free (min_free)" if stays else ""
@@ -178,10 +178,6 @@ def _floor(min_free: float, path: Path) -> int:
         return int(min_free)
     file_system = os.statvfs(path)
     return int(min_free * file_system.f_blocks * file_system.f_frsize)
-
-
-def _device(path: Path) -> int:
-    return path.stat().st_dev
 
 
 def _size_of(path: Path) -> int | None:

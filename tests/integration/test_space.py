@@ -97,7 +97,7 @@ def test_what_can_not_fit_is_refused_at_once(disk, faulty, import_environment) -
     assert left_over(small.path) == []
 
 
-def test_min_free_stays_free(disk, faulty, import_environment) -> None:
+def test_min_free_stays_free(disk, faulty, import_environment, tmp_path) -> None:
     """So much is left on the file system of the cache, whether it is a size or a share; the output is the user's."""
     large = disk("large", 30_000)
     uri = serve(faulty, image(1, 2))
@@ -107,6 +107,10 @@ def test_min_free_stays_free(disk, faulty, import_environment) -> None:
         assert result.returncode == 7, result.stderr
         assert f"of which {shown} have to stay free (min_free)" in result.stderr
     result = enroot_slurm("get", uri, environment={**environment, "ENROOT_SLURM_MIN_FREE": "50%"})
+    assert (result.returncode, "space" in result.stderr) == (0, False), result.stderr
+    # What needs nothing of the cache's file system, is done whatever that has left.
+    arguments = ("import", "-f", "-o", tmp_path / "x.sqsh", serve(faulty, image(1, 2), tag="other"))
+    result = enroot_slurm(*arguments, environment={**environment, "ENROOT_SLURM_MIN_FREE": "100%"})
     assert (result.returncode, "space" in result.stderr) == (0, False), result.stderr
 
 
