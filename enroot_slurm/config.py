@@ -61,8 +61,14 @@ class Config(NamedTuple):
     squash_options: SquashOptions
     max_processors: int
     """At least 1."""
+    max_imports: int
+    """At once on this node, for one cache; 0: as many as are wanted."""
     max_connections: int
     """From 1 to 64."""
+    max_download: int
+    """Bytes that all layers of an image may have in the registry."""
+    max_unpacked: int
+    """Bytes that they may have when they are unpacked."""
     connect_timeout: float
     """Seconds; 0 is no limit."""
     transfer_timeout: float
@@ -83,6 +89,8 @@ class Config(NamedTuple):
     """Bytes, or a share of the file system if not above 1; 0: the cache may grow."""
     cache_low: float
     """Like `cache_high`; 0: a tenth below that."""
+    min_free: float
+    """Of the cache's file system, which imports leave free: bytes, or a share if not above 1; 0: nothing."""
     cache_max_age: float
     """Seconds; 0: any age."""
     failure_ttl: float

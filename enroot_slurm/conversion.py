@@ -107,7 +107,7 @@ class Conversion:
 
             def write(*, planned: bool) -> None:
                 with squasher.image(image, self._config.squash_options) as (squash, stack):
-                    merge = Merge(squash, self._rc, self._created)
+                    merge = Merge(squash, self._rc, self._created, limit=self._config.max_unpacked)
                     reads = [partial(sources.archive, layer, stack) for layer in reversed(self._layers)]
                     for read in _one_ahead(reads):
                         merge.add_layer(read, planned=planned)
@@ -174,7 +174,7 @@ class Conversion:
 
         def make(cached: CachedLayer, temporary: Path, *, planned: bool) -> None:
             with squasher.image(temporary, options, layer=True, share=size) as (squash, stack):
-                merge = Merge(squash, _NO_RC, 0, markers=True)
+                merge = Merge(squash, _NO_RC, 0, limit=self._config.max_unpacked, markers=True)
                 merge.add_layer(partial(sources.archive, layers[cached.diff_id], stack), planned=planned)
                 merge.finish()
                 squash.finish(merge.inodes)

@@ -98,7 +98,7 @@ class CacheKeeper:
             owner = root.stat().st_uid
             if owner != user:
                 raise StorageError(
-                    f"the cache {root} belongs to user {owner}, who alone may change it",
+                    f"the cache {root} belongs to {_name_of(owner)}, who alone may change it",
                     hint="Run this as that user, or as root.",
                 )
             check_untamperable(root, owner, strict=self.place.public)
@@ -138,7 +138,8 @@ class CacheKeeper:
         for image in images:
             if image.kept and not force:
                 why = "is pinned" if image.pinned else f"is used by job {image.leases[0].job}"
-                raise StorageError(f"{image.path} {why}", hint="Remove it nevertheless with --force.")
+                name = printable(image.sidecar.uri) if image.sidecar else image.path
+                raise StorageError(f"{name} {why}", hint="Remove it nevertheless with --force.")
         return images if dry_run else self._changed(images, self._remove)
 
     def _remove(self, image: Item) -> bool:
@@ -157,6 +158,15 @@ class CacheKeeper:
             return [image for image in images if change(image)]
         except OSError as error:
             raise unwritable(self.place.root, error) from None
+
+
+def _name_of(uid: int) -> str:
+    import pwd  # noqa: PLC0415 - it may ask a server
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def find_images(found: Inventory, word: str) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,16 +11,19 @@ from enroot_slurm import __version__
 from enroot_slurm.cache.blobs import BlobStore, CachedBlobDamaged
 from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.cache.images import Sidecar, Unusable
+from enroot_slurm.cache.slots import Slots
 from enroot_slurm.conversion import Conversion
-from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError
+from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, UnsupportedImage
 from enroot_slurm.lookup import CachedImage
-from enroot_slurm.oci.image_config import ImageConfig
-from enroot_slurm.oci.manifest import MAX_DOCUMENT
+from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
+from enroot_slurm.progress import size_text
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.sources import Layer
+from enroot_slurm.space import check_space
 from enroot_slurm.squashfs.format import Superblock
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from enroot_slurm.lookup import Lookup
@@ -38,6 +42,12 @@ class Maker:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._store = BlobStore(session.lookup.own, session.locks, shared=session.lookup.shared)
+        self._slots = Slots(
+            session.locks,
+            session.config.max_imports,
+            timeout=session.config.lock_timeout,
+            waits=partial(session.progress.phase, "waiting for other imports of this node (max_imports)"),
+        )
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
@@ -84,12 +94,13 @@ class Maker:
         return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=False)
 
     def convert(self, manifest: Manifest, image: Path) -> None:
-        """Make *image* of *manifest*.
+        """Make *image* of *manifest*, when it is this process' turn on this node.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
         """
         session, lookup = self._session, self._session.lookup
         session.progress.phase(f"importing {manifest.digest.short}")
+        _check_size(manifest, session.config.max_download)
         self._store.prepare()
         config = self._image_config(manifest)
         _check(config, manifest, lookup)
@@ -112,14 +123,24 @@ class Maker:
             download=session.repository.blob,
             progress=session.progress,
         )
-        try:
-            conversion.run(image)
-        finally:
-            self.fetched |= conversion.fetched
+        with contextlib.nullcontext() if self._can_join(layers) else self._slots.one():
+            check_space(
+                layers, image, lookup=lookup, store=self._store, config=session.config, warn=session.progress.warn
+            )
+            try:
+                conversion.run(image)
+            finally:
+                self.fetched |= conversion.fetched
+
+    def _can_join(self, layers: Sequence[Layer]) -> bool:
+        """Whether all layers have images, so that there is nothing to convert."""
+        config = self._session.config
+        images = self._store.layers(config.squash_options.for_layers.recipe)
+        return config.layer_cache and all(images.layer(layer.diff_id).ready for layer in layers)
 
     def _image_config(self, manifest: Manifest) -> ImageConfig:
-        if manifest.config.size > MAX_DOCUMENT:
-            raise IntegrityError(f"the image config has {manifest.config.size} bytes; {MAX_DOCUMENT} are the most")
+        if manifest.config.size > MAX_CONFIG:
+            raise IntegrityError(f"the image config has {manifest.config.size} bytes; {MAX_CONFIG} are the most")
         for _ in range(_MAX_REPAIRS):
             blob = self._store.blob(manifest.config)
             try:
@@ -135,6 +156,15 @@ class Maker:
             except CachedBlobDamaged as error:
                 self._session.progress.warn(f"{error}; it is fetched again")
         raise StorageError(f"the image config in the cache {self._session.lookup.own.root} is damaged again and again")
+
+
+def _check_size(manifest: Manifest, limit: int) -> None:
+    size = sum({layer.digest: layer.size for layer in manifest.layers}.values())
+    if size > limit:
+        raise UnsupportedImage(
+            f"the image has {size_text(size)} of layers; {size_text(limit)} are the most",
+            hint="The setting max_download is the limit.",
+        )
 
 
 def _check(image: ImageConfig, manifest: Manifest, lookup: Lookup) -> None:

@@ -11,17 +11,19 @@ import threading
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import OutputExists, StorageError
+from enroot_slurm.progress import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Output", "can_share_blocks"]
+__all__ = ["Output", "can_share_blocks", "room"]
 
 _WRITE_BACK_INTERVAL = 1.0  # seconds
 _FICLONE = 0x40049409  # linux/fs.h
 _CHUNK = 64 << 20
 _BUFFER = 1 << 20
+_MAKE_ROOM = "Free space there, or choose another place with --output."
 _NO_KERNEL_COPY = frozenset((errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
 
@@ -76,9 +78,10 @@ class Output:
         try:
             with temporary.open("xb") as file:
                 if not _clone(original, file.fileno()):
+                    self._check_room(os.fstat(original).st_size)
                     _copy(original, file.fileno())
         except OSError as error:
-            raise StorageError(f"can't write {self.path}: {error.strerror}") from None
+            raise self._unwritable(error) from None
         finally:
             os.close(original)
         return True
@@ -104,8 +107,17 @@ class Output:
         except FileExistsError:
             raise self._exists() from None
         except OSError as error:
-            raise StorageError(f"can't write {self.path}: {error.strerror}") from None
+            raise self._unwritable(error) from None
         return size
+
+    def _check_room(self, size: int) -> None:
+        left = room(self.path.parent)
+        if left is not None and left < size:
+            raise StorageError(
+                f"there is not enough space: {self.path.parent} has {size_text(left)} left, "
+                f"and the image has {size_text(size)}",
+                hint=_MAKE_ROOM,
+            )
 
     def _link(self, temporary: Path) -> None:
         """Name the file without ever replacing another."""
@@ -118,6 +130,10 @@ class Output:
             if os.path.lexists(self.path):
                 raise FileExistsError from None
             temporary.replace(self.path)
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        return StorageError(f"can't write {self.path}: {error.strerror}", hint=_MAKE_ROOM if full else "")
 
     def _exists(self) -> OutputExists:
         return OutputExists(f"file already exists: {self.path}", hint="Replace it with --force, or choose --output.")
@@ -139,6 +155,18 @@ def can_share_blocks(source: Path, target: Path) -> bool:
     finally:
         for name in names:
             _remove(name)
+
+
+def room(path: Path) -> int | None:
+    """The bytes that this process may still write in the directory *path*, but for its user's quota; None: unknown."""
+    try:
+        file_system = os.statvfs(path)
+    except OSError:
+        return None
+    if not file_system.f_blocks:  # it does not say
+        return None
+    blocks = file_system.f_bavail if os.geteuid() else file_system.f_bfree
+    return blocks * file_system.f_frsize
 
 
 def _clone(source: int, target: int) -> bool:

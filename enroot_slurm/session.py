@@ -74,6 +74,8 @@ class Session:
 
         Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
         """
+        self.progress.expect(0)  # it may have been told of another image before
+        self.progress.converted(0)
         self.progress.phase(f"resolving {self.lookup.reference}")
         lookup = self.lookup
         if not lookup.own.job:

@@ -26,6 +26,7 @@ OFF = frozenset({"no", "n", "false", "f"})
 """What enroot takes for unset, in lower case (enroot.in, config::fini)."""
 _ON = frozenset({"yes", "y", "true"})
 _MAX_CONNECTIONS = 64
+_MAX_IMPORTS = 1024
 _MIN_MEMORY = 16 << 20  # mksquashfs refuses less
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?", re.ASCII)
@@ -170,6 +171,10 @@ def _processors(text: str) -> int:
     return _integer(text) or len(os.sched_getaffinity(0))
 
 
+def _imports(text: str) -> int:
+    return min(_integer(text), _MAX_IMPORTS)
+
+
 def _connections(text: str) -> int:
     return min(_integer(text) or _MAX_CONNECTIONS, _MAX_CONNECTIONS)
 
@@ -280,6 +285,7 @@ def _number_text(value: float) -> str:
 
 _A_PATH = "an absolute path"
 _A_NUMBER = "a whole number"
+_A_SIZE = "a size such as 512MiB or 1GiB"
 _TIME = "seconds, such as 30 or 0.5"
 _AMOUNT = "a size such as 500GiB, or a share of the file system such as 85%"
 _YES_NO = "yes or no"
@@ -296,25 +302,22 @@ SETTINGS: dict[str, Setting] = {
             "squash_options", "ENROOT_SQUASH_OPTIONS", "-comp lzo -noD", "options of mksquashfs", SquashOptions.parse
         ),
         Setting("max_processors", "ENROOT_MAX_PROCESSORS", "$(nproc)", _A_NUMBER, _processors),
+        Setting("max_imports", "ENROOT_SLURM_MAX_IMPORTS", "2", _A_NUMBER, _imports),
         Setting("max_connections", "ENROOT_MAX_CONNECTIONS", "10", _A_NUMBER, _connections),
+        Setting("max_download", "ENROOT_SLURM_MAX_DOWNLOAD", "100GiB", _A_SIZE, _size, _size_text),
+        Setting("max_unpacked", "ENROOT_SLURM_MAX_UNPACKED", "200GiB", _A_SIZE, _size, _size_text),
         Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, _seconds, _number_text),
         Setting("transfer_timeout", "ENROOT_TRANSFER_TIMEOUT", "0", _TIME, _seconds, _number_text),
         Setting("transfer_retries", "ENROOT_TRANSFER_RETRIES", "5", _A_NUMBER, _integer),
         Setting("allow_http", "ENROOT_ALLOW_HTTP", "no", _YES_NO, _boolean, _boolean_text, is_boolean=True),
-        Setting(
-            "squash_memory",
-            "ENROOT_SLURM_SQUASH_MEMORY",
-            "1GiB",
-            "a size such as 512MiB or 1GiB",
-            _size,
-            _size_text,
-        ),
+        Setting("squash_memory", "ENROOT_SLURM_SQUASH_MEMORY", "1GiB", _A_SIZE, _size, _size_text),
         Setting("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),
         Setting("shared_cache", "ENROOT_SLURM_SHARED_CACHE", "", _A_PATH, _optional_path),
         Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", _user_name),
         Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, _optional_path),
         Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, _watermark, _watermark_text),
+        Setting("min_free", "ENROOT_SLURM_MIN_FREE", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", _age, _age_text),
         Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, _seconds, _number_text),
         Setting("locks", "ENROOT_SLURM_LOCKS", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),

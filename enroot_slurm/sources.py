@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.errors import IntegrityError
 from enroot_slurm.rootfs.compression import decompress
+from enroot_slurm.rootfs.merge import too_large
 from enroot_slurm.rootfs.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Sources:
         self, layers: Sequence[Layer], store: BlobStore, download: Download, config: Config, progress: Progress
     ) -> None:
         self._gzip_program = config.gzip_program
+        self._limit = config.max_unpacked
+        self._sizes: dict[Digest, int] = {}
         self._progress = progress
         self._lock = threading.Lock()
         self._read = 0
@@ -67,18 +70,26 @@ class Sources:
         """The tar archive of *layer*, from its start; *stack* closes it, whatever happens.
 
         Decoding begins at once, in a thread, and stays a few pieces ahead.  Who reads to the end has read what the
-        layer's diff_id says.  Raises: IntegrityError, ConversionError, and what the download raises.
+        layer's diff_id says.  Raises: IntegrityError (UnsupportedImage for too many bytes), ConversionError, and what
+        the download raises.
         """
         blob = self._blobs[layer.descriptor.digest]
         chunks = prefetch(_verified(decompress(blob.chunks(), self._gzip_program), layer.diff_id))
         stack.callback(chunks.close)
-        return self._counted(chunks)
+        return self._counted(layer, chunks)
 
-    def _counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def _counted(self, layer: Layer, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        size = 0
         for chunk in chunks:
+            size += len(chunk)
             with self._lock:
                 self._read += len(chunk)
                 self._progress.converted(self._read)
+                # A layer may be read twice, but counts once.
+                self._sizes[layer.diff_id] = max(size, self._sizes.get(layer.diff_id, 0))
+                too_much = sum(self._sizes.values()) > self._limit
+            if too_much:
+                raise too_large(self._limit)
             yield chunk
 
     def finish(self) -> None:

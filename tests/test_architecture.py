@@ -32,7 +32,7 @@ SIBLINGS = {"registry", "cache", "rootfs", "squashfs"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
-    "output": {"errors"},
+    "output": {"errors", "progress"},
     "oci": {"errors"},
     **{sibling: {"errors", "oci"} for sibling in SIBLINGS},
     **{each: {"errors", "oci", "squashfs.options", *SETTINGS} for each in SETTINGS},
@@ -40,9 +40,22 @@ ALLOWED = {
     "squasher": {"errors", "config", "rootfs", "squashfs"},
     "conversion": {"errors", "oci", "config", "progress", "sources", "squasher", "cache", "rootfs", "squashfs"},
     "lookup": {"errors", "oci", "config", "cache", "squashfs.format"},
+    "space": {"errors", "oci", "config", "progress", "output", "lookup", "sources", "cache"},
     "session": {"errors", "oci", "config", "progress", "lookup", "cache", "registry"},
     "access": {"errors", "oci", "config", "lookup", "session", "registry"},
-    "maker": {"__init__", "errors", "oci", "config", "lookup", "session", "sources", "conversion", *SIBLINGS},
+    "maker": {
+        "__init__",
+        "errors",
+        "oci",
+        "config",
+        "lookup",
+        "progress",
+        "session",
+        "sources",
+        "space",
+        "conversion",
+        *SIBLINGS,
+    },
     "importer": {"oci", "config", "progress", "output", "lookup", "session", "maker"},
     "images": {"config", "progress", "lookup", "session", "maker"},
     "privilege": {"errors"},
@@ -79,7 +92,7 @@ ALLOWED = {
 """What each module, or each module of a package, may import besides its own package."""
 OWNERS = {
     "requests": {"registry.transport"},
-    "urllib3": {"registry.transport"},
+    "urllib3": {"registry.transport", "registry.connection"},
     "yaml": {"yamlfile", "imagelist"},
     "filelock": {"cache.locks"},
 }

@@ -53,7 +53,7 @@ def test_defaults():
     assert config.gzip_program == ""
     assert config.squash_options == SquashOptions.parse("-comp lzo -noD")
     assert config.max_processors == len(os.sched_getaffinity(0))
-    assert config.max_connections == 10
+    assert (config.max_imports, config.max_connections) == (2, 10)
     assert (config.connect_timeout, config.transfer_timeout, config.lock_timeout) == (30.0, 0.0, 3600.0)
     assert config.transfer_retries == 5
     assert config.allow_http is False
@@ -61,6 +61,7 @@ def test_defaults():
     assert config.squash_memory == 1 << 30
     assert (config.shared_cache, config.cache_user, config.site_credentials) == ("", "", "")
     assert (config.failure_ttl, config.locks, config.worker_timeout) == (60.0, True, 30.0)
+    assert (config.min_free, config.max_download, config.max_unpacked) == (0, 100 << 30, 200 << 30)
     assert config.ca_file == ""
     assert config.insecure_registries == ()
     assert config.certs_dirs == (

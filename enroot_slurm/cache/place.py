@@ -106,7 +106,10 @@ class SharedCache:
 def unwritable(path: Path, error: OSError) -> StorageError:
     """The error for a directory that can't be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"no space left in the cache {path}", hint="Free space there, or set ENROOT_CACHE_PATH.")
+        return StorageError(
+            f"no space left in the cache {path}",
+            hint="Free space there ('enroot-slurm cache gc' may do it), or set ENROOT_CACHE_PATH.",
+        )
     return StorageError(
         f"can't write to {error.filename2 or error.filename or path}: {error.strerror}",
         hint="Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",

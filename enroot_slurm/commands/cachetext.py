@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _DIGITS = 12
-_AGES = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+_AGES = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _PLURALS = {"blob": "Blobs", "layer": "Layers", "image": "Images", "manifest": "Manifests"}
 
 
@@ -194,9 +194,11 @@ def print_report(root: Path, report: Report, *, verbose: bool) -> None:
         ]
         print_table(rows)
     did = "would free" if report.dry_run else "freed"
-    print(f"{root}: {did} {size_text(report.freed)} of {size_text(report.size)}, {len(report.removed)} things")
+    print(
+        f"{root}: {did} {size_text(report.freed)} of {size_text(report.size)}, {_count(len(report.removed), 'thing')}"
+    )
     if report.busy:
-        print(f"{report.busy} things are in use just now, and stay")
+        print(f"In use just now, and left: {_count(report.busy, 'thing')}")
     if report.above:
         print(f"{size_text(report.above)} above the low watermark can't be freed: leased, pinned or in use")
 
@@ -207,7 +209,7 @@ def print_damages(root: Path, count: int, damages: Sequence[Damage]) -> None:
         end = " (removed)" if damage.removed else ""
         used = ", and jobs use it" if damage.leased else ""
         print(f"{printable(damage.path, 300)}: {printable(damage.what, 300)}{used}{end}")
-    print(f"{root}: {count} things checked, {len(damages)} damaged")
+    print(f"{root}: {_count(count, 'thing')} checked, {len(damages)} damaged")
 
 
 def print_outcomes(outcomes: Sequence[Outcome], *, quiet: bool) -> None:
@@ -220,7 +222,7 @@ def print_outcomes(outcomes: Sequence[Outcome], *, quiet: bool) -> None:
         elif not quiet and outcome.image is not None:
             print(f"{'present' if outcome.image.reused else 'imported':9} {printable(outcome.wanted.uri, 300)}")
     if not quiet:
-        print(f"{len(outcomes)} images, {failed} failed")
+        print(f"{_count(len(outcomes), 'image')}, {failed} failed")
 
 
 def _uri(image: Item) -> str:
@@ -243,4 +245,8 @@ def _state(image: Item) -> str:
 def _ago(moment: float) -> str:
     seconds = max(0, int(time.time() - moment))
     size, unit = next(((size, unit) for size, unit in _AGES if seconds >= 2 * size), _AGES[-1])
-    return f"{seconds // size} {unit} ago"
+    return f"{_count(seconds // size, unit)} ago"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -13,7 +13,10 @@ from enroot_slurm.oci.platform import Platform
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ImageConfig"]
+__all__ = ["MAX_CONFIG", "ImageConfig"]
+
+MAX_CONFIG = 8 << 20
+"""Bytes that an image config may have."""
 
 
 class ImageConfig(NamedTuple):
@@ -41,7 +44,7 @@ class ImageConfig(NamedTuple):
 
         Raises: IntegrityError, when it is malformed or holds strings that the files of an image can't hold.
         """
-        document = load_json(content, "image config")
+        document = load_json(content, "image config", MAX_CONFIG)
         rootfs = _object(document.get("rootfs"), "rootfs")
         inner = _object(document.get("config"), "config")
         architecture = _string(document.get("architecture"), "architecture")

@@ -163,13 +163,13 @@ def _descriptor(value: object, what: str) -> Descriptor:
     return Descriptor(media_type, Digest.parse(value.get("digest")), size)
 
 
-def load_json(content: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in *content*.
+def load_json(content: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    """The JSON object in *content*, of *limit* bytes at most.
 
     Raises: IntegrityError when it is not JSON, not an object, or has a key twice (readers would differ on it).
     """
-    if len(content) > MAX_DOCUMENT:
-        raise IntegrityError(f"the {what} is larger than {MAX_DOCUMENT >> 20} MiB")
+    if len(content) > limit:
+        raise IntegrityError(f"the {what} is larger than {limit >> 20} MiB")
     try:
         document = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

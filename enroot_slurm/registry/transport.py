@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
+import time
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -22,11 +22,10 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, printable
-from enroot_slurm.registry.origin import Origin, RefusedTarget, check_redirect, forbidden_address
+from enroot_slurm.registry.connection import ForeignHttpPool, ForeignHttpsPool, HttpPool, HttpsPool
+from enroot_slurm.registry.origin import Origin, RefusedTarget, check_redirect
 from enroot_slurm.registry.retry import Passing
 from enroot_slurm.registry.tls import client_context, describe_failure
 
@@ -41,6 +40,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_ERROR = 64 << 10
 _LARGEST = 1 << 20
 _CHUNK = 256 << 10
+_SLOWEST = 1024  # bytes for each second of a stall timeout, below which a connection is given up
 
 
 class Transport(NamedTuple):
@@ -51,7 +51,7 @@ class Transport(NamedTuple):
     transfer_timeout: float = 0
     """Seconds for a blob with all its retries; 0: no limit."""
     stall_timeout: float = 60
-    """Seconds without a byte after which a connection is given up."""
+    """Seconds without a byte, or with less than 1 KiB each, after which a connection is given up."""
     retries: int = 5
     """Attempts after the first one; for a blob: in a row without progress."""
     max_connections: int = 10
@@ -68,65 +68,6 @@ class Transport(NamedTuple):
     """Seconds before the first retry at most; twice as many before each one after it."""
 
 
-class _Vetted:
-    """A connection that is closed again, before a request is sent, when it has reached a special address.
-
-    Checked where the bytes go and not in the DNS, whose next answer may differ.
-    """
-
-    sock: socket.socket | None
-    own_machine = True
-
-    def vet(self) -> None:
-        """Raise RefusedTarget when the peer is nobody's business."""
-        name: tuple[Any, ...] = self.sock.getpeername() if self.sock else ()
-        if len(name) < 2:
-            return
-        address = ipaddress.ip_address(str(name[0]).partition("%")[0])
-        why = forbidden_address(address)
-        if not self.own_machine and address.is_loopback:
-            why = "it is this machine"
-        if why and self.sock:
-            self.sock.close()
-            raise RefusedTarget(why)
-
-
-class _Http(HTTPConnection, _Vetted):
-    def connect(self) -> None:
-        super().connect()
-        self.vet()
-
-
-class _Https(HTTPSConnection, _Vetted):
-    def connect(self) -> None:
-        super().connect()
-        self.vet()
-
-
-class _ForeignHttp(_Http):
-    own_machine = False
-
-
-class _ForeignHttps(_Https):
-    own_machine = False
-
-
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _Http
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-class _ForeignHttpPool(HTTPConnectionPool):
-    ConnectionCls = _ForeignHttp
-
-
-class _ForeignHttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _ForeignHttps
-
-
 class _Adapter(HTTPAdapter):
     """An adapter whose TLS settings come from one context and nowhere else."""
 
@@ -138,8 +79,8 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {
-            "http": _ForeignHttpPool if self._foreign else _HttpPool,
-            "https": _ForeignHttpsPool if self._foreign else _HttpsPool,
+            "http": ForeignHttpPool if self._foreign else HttpPool,
+            "https": ForeignHttpsPool if self._foreign else HttpsPool,
         }
 
     def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
@@ -152,8 +93,9 @@ class _Adapter(HTTPAdapter):
 class Response:
     """An answer whose body is still to be read, as it was sent; use it as a context manager."""
 
-    def __init__(self, response: requests.Response, *, redirected: bool) -> None:
+    def __init__(self, response: requests.Response, *, redirected: bool, stall: float | None = None) -> None:
         self._response = response
+        self._stall = stall
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self.redirected = redirected
@@ -178,12 +120,19 @@ class Response:
         waiting: list[bytes] = []
         failure: EnrootSlurmError | None = None
         more, held = True, 0
+        seconds, came = 0.0, 0  # of waiting, without what whoever takes the pieces needs for them
         while more:
+            began = time.monotonic()
             try:
                 data = self._response.raw.read1(_LARGEST - held, decode_content=False)
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 data, failure = b"", _failure(error, self._response.url)
-            more = bool(data)
+            seconds, came = seconds + time.monotonic() - began, came + len(data)
+            if self._stall and seconds >= self._stall and not failure:
+                if data and came < _SLOWEST * seconds:
+                    failure = Passing(f"{Origin.of(self._response.url).netloc}: slower than 1 KiB/s")
+                seconds, came = 0.0, 0
+            more = bool(data) and not failure
             waiting.append(data)
             held += len(data)
             # TLS gives 16 KiB at a time: too little for whoever hashes and writes.
@@ -291,7 +240,7 @@ class Http:
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, RefusedTarget, OSError, ValueError) as error:
             raise _failure(error, url) from None
-        return Response(response, redirected=False)
+        return Response(response, redirected=False, stall=stall)
 
     def _session(self, origin: Origin) -> requests.Session:
         with self._lock:

@@ -27,6 +27,9 @@ CHUNK = 1 << 20
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_MAX_RATIO = 1000
+_RATIO_FROM = 1 << 30
+"""Decompressed bytes from which on there must not be more than `_MAX_RATIO` for each byte of the blob: it is a bomb."""
 _ZSTD_MAX_WINDOW_LOG = 27  # 128 MiB, as much as `zstd -d` takes without --long
 _FOREIGN = {b"\xfd7zX": "xz", b"BZh": "bzip2", b"\x04\x22\x4d\x18": "lz4"}
 
@@ -39,7 +42,25 @@ def decompress(chunks: Iterable[bytes], gzip_program: str = "") -> Iterator[byte
     Raises: IntegrityError, when the data is damaged; UnsupportedImage, for another compression; ConversionError, when
     a program is missing or fails.
     """
-    source = iter(chunks)
+    taken = made = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal taken
+        for chunk in chunks:
+            taken += len(chunk)
+            yield chunk
+
+    for piece in _decompress(counted(), gzip_program):
+        made += len(piece)
+        if made > _RATIO_FROM and made > _MAX_RATIO * taken:
+            raise UnsupportedImage(
+                f"a layer has more than {_MAX_RATIO} times as many bytes when it is decompressed",
+                hint="That is a decompression bomb, or a file of zeros that should have been a sparse one.",
+            )
+        yield piece
+
+
+def _decompress(source: Iterator[bytes], gzip_program: str) -> Iterator[bytes]:
     head = b""
     while len(head) < 4 and (chunk := next(source, None)) is not None:
         head += chunk

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from enroot_slurm.rootfs.sink import Sink
     from enroot_slurm.rootfs.tar import Member
 
-__all__ = ["MAX_MEMBERS", "LinkAcrossLayers", "Merge"]
+__all__ = ["MAX_MEMBERS", "LinkAcrossLayers", "Merge", "too_large"]
 
 MAX_MEMBERS = 10_000_000
 """Members that the layers of one image may have."""
@@ -37,17 +37,19 @@ class Merge:
     """The merge of one image's layers into *sink*, below the files of *rc*.
 
     *now* is the time, in seconds, of enroot's own files and of directories that no layer describes.  With *markers*,
-    whiteouts become empty files of their names: a single layer, to be joined with others later.
+    whiteouts become empty files of their names: a single layer, to be joined with others later.  The layers' files may
+    have *limit* bytes together: sparse ones are larger than what an archive has of them.
     """
 
-    def __init__(self, sink: Sink, rc: RcLayer, now: int, *, markers: bool = False) -> None:
+    def __init__(self, sink: Sink, rc: RcLayer, now: int, *, limit: int, markers: bool = False) -> None:
+        self._limit = limit
         self._sink = sink
         self._markers = markers
         self._implied = (0o755, now)
         self._stack = Stack(rc.directories, (path for path, _ in rc.files))
         self._directories = dict.fromkeys(rc.directories, self._implied)
         self._orphans: dict[bytes, list[bytes]] = {}  # hard links that a lower layer must resolve: target -> names
-        self._members = 0
+        self._members = self._bytes = 0
         self._files = len(rc.files)
         for path, content in rc.files:
             sink.file(path, 0o644, now, len(content))
@@ -64,6 +66,12 @@ class Merge:
         Raises: NeedsPlan, unless *planned*: start again with a new Merge, and plan; IntegrityError, UnsupportedImage;
         and what *read* raises.
         """
+        try:
+            self._add_layer(read, planned=planned)
+        except RecursionError:
+            raise IntegrityError("symlinks of a layer lead through too many directories") from None
+
+    def _add_layer(self, read: Callable[[], Iterable[bytes]], *, planned: bool) -> None:
         layer = Layer(self._stack)
         again = self._plan(layer, Reader(read())) if planned else self._stream(layer, Reader(read()))
         if again:
@@ -164,6 +172,9 @@ class Merge:
             self._members += 1
             if self._members > MAX_MEMBERS:
                 raise UnsupportedImage(f"the image's layers have more than {MAX_MEMBERS} members")
+            self._bytes += member.size
+            if self._bytes > self._limit:
+                raise too_large(self._limit)
             yield number, member
 
 
@@ -207,6 +218,14 @@ class _Links:
                 self.hidden.setdefault(state, []).append(path)
             else:
                 self.missing.setdefault(target, []).append(path)
+
+
+def too_large(limit: int) -> UnsupportedImage:
+    """The error for layers that have more than *limit* bytes when they are unpacked."""
+    return UnsupportedImage(
+        f"the image's layers have more than {limit >> 20} MiB when they are unpacked",
+        hint="The setting max_unpacked is the limit.",
+    )
 
 
 def _dangling(path: bytes, target: bytes) -> LinkAcrossLayers:

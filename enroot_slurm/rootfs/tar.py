@@ -38,10 +38,12 @@ FILE, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO = b"0123456"
 _PAX_NEXT, _PAX_GLOBAL, _PAX_SOLARIS, _LONG_NAME, _LONG_LINK, _OLD_SPARSE = b"xgXLKS"
 _EXTENDED = frozenset((_PAX_NEXT, _PAX_GLOBAL, _PAX_SOLARIS, _LONG_NAME, _LONG_LINK))
 _VOLUME_KINDS = b"VMN"  # labels and continuations of GNU tar's multi-volume archives: no files
-_MAX_EXTENDED = 1 << 20  # bytes of a PAX header or a long name
+_MAX_EXTENDED = 1 << 20  # bytes of the PAX headers and long names of one member
 _MAX_SIZE = 1 << 42
 _MAX_PATH, _MAX_NAME = 4096, 255  # PATH_MAX and NAME_MAX (limits.h)
+_MAX_DEPTH = 512  # directories in each other
 _TIME_MASK = 0xFFFFFFFF  # squashfs has 32 bits; times before 1970 wrap around, as they do for a directory source
+_USED_KEYWORDS = frozenset((b"path", b"linkpath", b"size", b"mtime"))  # of global PAX headers: others are of no use
 _NO_DEVICE = (0, 0)
 _SECONDS = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 # Mode, owner, size and time in their plain forms; checksum; a file or symlink; ustar; no prefix.
@@ -91,6 +93,7 @@ class Reader:
         everywhere: dict[bytes, bytes] = {}
         records: list[tuple[bytes, bytes]] = []
         name = link = b""
+        extended = 0  # bytes of headers before the member
         while self._skip(self._left) and self._more():
             raw = self._take(512)
             if raw[0] == 0 and not raw.strip(b"\0"):
@@ -99,21 +102,23 @@ class Reader:
             kind = raw[156]
             plain = _PLAIN.match(raw, 100) is not None
             size = int(raw[124:135], 8) if plain else _number(raw[124:136])
-            if size > (_MAX_EXTENDED if kind in _EXTENDED else _MAX_SIZE):
+            if size > (_MAX_EXTENDED - extended if kind in _EXTENDED else _MAX_SIZE):
                 raise IntegrityError(f"a layer has a tar member of {size} bytes, of type {kind}")
             self._left = size + (-size % 512)
             if kind in _EXTENDED:
+                extended += size
                 value = self._take(size)
                 if kind == _LONG_NAME:
                     name = value.partition(b"\0")[0]
                 elif kind == _LONG_LINK:
                     link = value.partition(b"\0")[0]
                 elif kind == _PAX_GLOBAL:
-                    everywhere.update(_pax_records(value))
+                    everywhere.update(record for record in _pax_records(value) if record[0] in _USED_KEYWORDS)
                 else:
                     records += _pax_records(value)
                 self._left -= size
                 continue
+            extended = 0
             if kind in _VOLUME_KINDS:
                 continue
             if name or link or records or everywhere or kind == _OLD_SPARSE:
@@ -238,6 +243,8 @@ def clean(name: bytes) -> bytes:
     path = b"/".join(parts)
     if len(path) > _MAX_PATH or any(len(p) > _MAX_NAME for p in parts):
         raise IntegrityError(f"a name in a layer is longer than a file system allows: {printable(name)}")
+    if len(parts) > _MAX_DEPTH:
+        raise IntegrityError(f"a name in a layer is more than {_MAX_DEPTH} directories deep: {printable(name)}")
     return path
 
 

@@ -47,6 +47,7 @@ _DRAIN = 81  # status for which etc/slurm/prolog.d/50-enroot-slurm fails
 _LEFT = 10  # status of a worker who has left something to the next one
 _NODE = 11  # status of a worker who has found this node faulty
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 10.0  # seconds between two attempts
+_RELEASING = 5.0  # seconds to give leases back; where a file system hangs, a collection does it later
 _GRACE = 5.0  # seconds for a worker to clean up
 
 
@@ -110,7 +111,10 @@ def epilog(job: Job, *, config: Config | None = None) -> int:
         users = _end_workers(journal)
         for user in users & {"cache", "user"}:
             with suppress(EnrootSlurmError):
-                fork(partial(_release, past, config, shared=user == "cache"), _identity(user, job, config)).wait(30)
+                releasing = fork(partial(_release, past, config, shared=user == "cache"), _identity(user, job, config))
+                if releasing.wait(_RELEASING) is None:
+                    log("epilog", WARNING, job=past.key, error="the cache does not answer; the leases stay", user=user)
+                    releasing.end()
         for path in (journal.with_suffix(".json"), journal):
             path.unlink(missing_ok=True)
         log("epilog", job=past.key, node=job.node, user=job.user)

@@ -108,6 +108,6 @@ def unwritten(image: Path, error: OSError) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"no space left to write the image: {image.parent}",
-            hint="Free space there, or choose another place with --output.",
+            hint="Free space there ('enroot-slurm cache gc' for a cache), or name another place: --output.",
         )
     return StorageError(f"can't write the image {image}: {error.strerror}")

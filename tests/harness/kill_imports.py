@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 LAYERS, SIZE = 3, 400_000
 PHASES = ("resolving", "importing", "joining", "publishing")
 # What changes names and contents on a disk: between any two of these calls a process can be killed.
-CALLS = "mkdir,rename,renameat,renameat2,link,linkat,unlink,unlinkat,fsync,fchmod,flock,ftruncate,copy_file_range"
+CALLS = (
+    "mkdir,rename,renameat,renameat2,link,linkat,unlink,unlinkat,fsync,fchmod,flock,ftruncate,copy_file_range,"
+    "write,pwrite64"
+)
 OLD = 3 * 86400  # seconds: what nobody has written to for so long is garbage
 
 
@@ -92,8 +95,10 @@ class Harness:
         calls = directory / "calls"
         with self.running("strace", "-f", "-qq", "-o", calls, "-e", f"trace={CALLS}") as process:
             process.wait()
-        self.calls = sorted(set(_ordinals(calls.read_text())))
-        """Names of calls and numbers, as strace counts them: for each thread."""
+        self.calls: dict[str, list[int]] = {}
+        """Names of calls, each with its numbers as strace counts them: for each thread."""
+        for name, number in sorted(set(_ordinals(calls.read_text()))):
+            self.calls.setdefault(name, []).append(number)
         shutil.rmtree(self.cache)
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -210,7 +215,8 @@ class Harness:
         return struck, note if status in {0, 7, 8} else f"{note}: {self.said()}"
 
     def at_call(self, what: str) -> tuple[bool, str]:
-        name, number = self.chance.choice(self.calls)
+        name = self.chance.choice(list(self.calls))
+        number = self.chance.choice(self.calls[name])
         trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={name}"]
         with self.running(*trace, "-e", f"inject={name}:{what}:when={number}") as process:
             status = process.wait()
@@ -228,7 +234,8 @@ class Harness:
             if other.returncode:
                 return stopped, f"{phase}: the other one failed: {self.said('log2')}"
             for pid in processes_of(process.pid):
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):  # the first to go on may have ended the others
+                    os.kill(pid, signal.SIGCONT)
             if process.wait(60):
                 return stopped, f"{phase}: it failed: {self.said()}"
             return stopped, phase

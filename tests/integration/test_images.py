@@ -19,11 +19,12 @@ import pytest
 from support.command import COMMAND, Running, enroot_slurm, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
-from support.images import Image, Index, Layer, pack
+from support.images import Image, Index, Layer, decompress, pack
 from support.tools import require_root, require_tools
 from support.tree import read_tree
 
 from enroot_slurm import Config, find_image, get_image
+from enroot_slurm.errors import UnsupportedImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,6 +247,27 @@ def test_options_make_other_images(faulty, get, cache) -> None:
     assert len(images_of(cache)) == 3
 
 
+@pytest.mark.parametrize("layer_cache", [True, False])
+def test_images_that_are_too_large(layer_cache, faulty, config, cache) -> None:
+    """Layers may have so many bytes together: as they are received, before one is, and when they are unpacked."""
+    made = image(1, 2)
+    uri = serve(faulty, made)
+    config = config._replace(layer_cache=layer_cache)
+    size = sum(len(blob.data) for blob in made.blobs())
+    with pytest.raises(UnsupportedImage, match="are the most") as caught:
+        get_image(uri, config=config._replace(max_download=size - 1))
+    assert "max_download" in caught.value.hint
+    assert sum(faulty.count(blob.digest) for blob in made.blobs()) == 0
+    archives = sum(len(decompress(blob.data)) for blob in made.blobs())
+    with pytest.raises(UnsupportedImage, match="when they are unpacked"):
+        get_image(uri, config=config._replace(max_unpacked=archives - 1))
+    assert unfinished(cache) == []
+    assert images_of(cache) == []
+    for layers in cache.glob("layers/*"):
+        shutil.rmtree(layers)
+    assert get_image(uri, config=config._replace(max_download=size, max_unpacked=archives)).path.exists()
+
+
 # import, and the cache.
 
 
@@ -356,8 +378,14 @@ def test_twenty_at_once(faulty, import_environment, cache) -> None:
 def test_without_locks_it_is_only_more_work(faulty, import_environment, cache) -> None:
     """Where locks do nothing, all do the work, and all have the right image; nothing is left over."""
     made = image(1, 2, size=MEGABYTE)
-    uri = serve(faulty, made)
+    uri, release = serve(faulty, made), threading.Event()
+    faulty.fault(made.blobs()[0].digest, stall=release)
+    several = threading.Thread(
+        target=lambda: (wait_for(lambda: faulty.count(made.blobs()[0].digest) > 1), release.set())
+    )
+    several.start()
     results = together(8, "get", "-q", uri, environment={**import_environment, "ENROOT_SLURM_LOCKS": "no"})
+    several.join()
     assert [r.returncode for r in results] == [0] * 8, [r.stderr for r in results]
     assert len({r.stdout for r in results}) == 1
     assert faulty.count(made.blobs()[0].digest) > 1

@@ -331,31 +331,6 @@ def big() -> Image:
     return packed(Layer().file("f", noise(5 * MEGABYTE)), Layer().file("top"))
 
 
-def test_full_cache(mount, push, environment, output) -> None:
-    """No space for a blob: an error that says so and what to do; nothing half stays; with space it works."""
-    uri = push(big())
-    cache = mount(1024)
-    full = {**environment, "ENROOT_CACHE_PATH": str(cache)}
-    result = enroot_slurm("import", "-o", output, uri, environment=full)
-    assert_storage_error(result, "no space left in the cache", str(cache), "ENROOT_CACHE_PATH")
-    assert left_over(full, output) == []
-    subprocess.run(["mount", "-o", "remount,size=20m", cache], check=True)
-    assert enroot_slurm("import", "-o", output, uri, environment=full).returncode == 0
-
-
-def test_full_output(mount, push, environment) -> None:
-    """No space for the image: likewise, and the blobs are kept."""
-    uri = push(big())
-    disk = mount(1024)
-    result = enroot_slurm("import", "-o", disk / "image.sqsh", uri, environment=environment)
-    assert_storage_error(result, "no space left", str(disk), "--output")
-    assert list(disk.iterdir()) == []
-    subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-    result = enroot_slurm("import", "-o", disk / "image.sqsh", uri, environment=environment)
-    assert result.returncode == 0
-    assert "0 layers fetched, 2 from the cache" in result.stderr
-
-
 def test_read_only_cache(mount, push, environment, output) -> None:
     """A cache that can't be written serves what it has, and is an error where something is missing."""
     cache = mount(20 << 10)

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,34 +172,34 @@ def fetched(registry: Registry, digest: str) -> int:
 
 
 def test_five_users_and_three_images(fresh: Site) -> None:
-    """Fifty processes of five users ask for three images at once, one of which two of the users may read.
+    """Fifty processes of five users' jobs ask for three images at once, one of which two of the users may read.
 
     Each public blob is fetched once, each private one once per user who may have it; the others are refused.
     """
     site = fresh
     site.registry.reset()
     wanted = ["one"] * 4 + ["two"] * 3 + [PRIVATE] * 3
-    names = wanted * len(site.users)
-    found = site.get(site.cache_user, *names, cache_path=str(site.cache))
-    assert len(found) == 50
-    public = [one for one in found if "error" not in one]
-    assert len(public) == 35
-    assert {one["error"] for one in found if "error" in one} == {"AccessDenied"}
-    assert len({one["path"] for one in public}) == 2
-    assert {Path(one["path"]).parents[3] for one in public} == {site.cache}
-    processes = [site.start(user, *wanted) for user in site.users]
-    for number, (user, process) in enumerate(zip(site.users, processes, strict=True)):
-        with process:
-            results = answers(process)
-        assert len(results) == 10
+    with ThreadPoolExecutor(len(site.users)) as pool:
+        found = list(pool.map(lambda user: site.by_hook(user, *wanted), site.users))
+    assert [len(results) for results in found] == [len(wanted)] * len(site.users)
+    paths = set()
+    for number, (user, results) in enumerate(zip(site.users, found, strict=True)):
+        public = [one for one in results if PRIVATE not in one["uri"]]
+        assert {one.get("public") for one in public} == {True}
+        paths |= {Path(one["path"]) for one in public}
         secret = [one for one in results if PRIVATE in one["uri"]]
-        assert [one for one in results if one not in secret and one.get("public") is not True] == []
-        assert {one["path"] for one in results if one not in secret} == {one["path"] for one in public}
         if number < 2:
             assert {(one["digest"], one["public"]) for one in secret} == {(site.pushed[PRIVATE].digest, False)}
             assert {Path(one["path"]).parents[3] for one in secret} == {user.home / ".cache/enroot"}
         else:
             assert {one["error"] for one in secret} == {"AccessDenied"}
+    assert len(paths) == 2
+    assert {path.parents[3] for path in paths} == {site.cache}
+    # Without hooks, users find the same images.
+    processes = [site.start(user, *PUBLIC) for user in site.users]
+    for process in processes:
+        with process:
+            assert {Path(one["path"]) for one in answers(process)} == paths
     base = site.pushed["one"].layers[0]
     for name in PUBLIC:
         blobs = {*site.pushed[name].layers, site.pushed[name].config}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from contextlib import closing
+import threading
+import time
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,12 @@ from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError, NotFoun
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.privilege import Identity, run
 from enroot_slurm.registry import transport as module
+from enroot_slurm.registry.connection import Vetted
 from enroot_slurm.registry.origin import Origin, RefusedTarget
 from enroot_slurm.registry.tls import client_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import trustme
     from support.fault_registry import FaultRegistry
@@ -273,11 +276,66 @@ def test_special_peers(address: str):
         def close(self) -> None:
             self.closed = True
 
-    connection = module._Vetted()
+    connection = Vetted()
     connection.sock = fake = Socket()
     with pytest.raises(RefusedTarget):
         connection.vet()
     assert fake.closed
+
+
+@pytest.fixture
+def trickle() -> Iterator[Callable[[bytes, bytes], str]]:
+    """A function that starts a server, which sends the first bytes at once and the others one by one; its address."""
+    stop = threading.Event()
+    with ExitStack() as stack:
+
+        def start(at_once: bytes, slowly: bytes) -> str:
+            listener = stack.enter_context(closing(socket.create_server(("127.0.0.1", 0))))
+
+            def serve() -> None:
+                with suppress(OSError):
+                    while True:
+                        connection, _ = listener.accept()
+                        with closing(connection), suppress(OSError):
+                            connection.recv(65536)
+                            connection.sendall(at_once)
+                            for byte in slowly:
+                                connection.sendall(bytes([byte]))
+                                stop.wait(0.05)
+
+            thread = threading.Thread(target=serve, daemon=True)
+            thread.start()
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+        yield start
+        stop.set()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_a_server_that_trickles(part: str, trickle: Callable[[bytes, bytes], str]):
+    """A byte now and then does not keep a connection alive, in the head of an answer or in its body."""
+    host = trickle(b"HTTP/1.1 200", b"x" * 100_000) if part == "head" else trickle(HEAD, b"x" * 100_000)
+    http = module.Http(Origin.of(f"http://{host}"), module.Transport(stall_timeout=0.4, proxies_from_env=False))
+    told = "slower than" if part == "body" else host
+    with closing(http), pytest.raises(NetworkError, match=told), http.get(f"http://{host}/v2/", {}) as response:
+        b"".join(response.chunks())
+
+
+def test_a_reader_that_is_slow(faulty: Faulty):
+    """The time that whoever reads takes for himself is not the server's."""
+    registry = faulty()
+    digest = registry.add_blob(b"x" * 3_000_000).digest
+    url = f"http://{registry.host}/v2/a/blobs/{digest}"
+    http = module.Http(Origin.of(url), module.Transport(stall_timeout=0.2, proxies_from_env=False))
+    size = 0
+    with closing(http), http.get(url, {}) as response:
+        for chunk in response.chunks():
+            size += len(chunk)
+            time.sleep(0.1)
+    assert size == 3_000_000
 
 
 def test_imports():

@@ -128,3 +128,21 @@ def test_prefetch_passes_errors_on_and_can_be_closed():
         if thread.name == "prefetch":
             thread.join(5)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_a_bomb(kind, monkeypatch):
+    """Once a layer is large, it may not be a thousand times its blob; a smaller one may."""
+    from enroot_slurm.rootfs import compression
+
+    zeros = bytes(64 << 20)
+    packed = zstd.compress(zeros) if kind == "zstd" else gzip.compress(zeros)
+    assert len(zeros) > 1000 * len(packed)
+    assert sum(map(len, decompress(pieces(packed)))) == len(zeros)
+    monkeypatch.setattr(compression, "_RATIO_FROM", 16 << 20)
+    made = 0
+    with pytest.raises(UnsupportedImage, match="1000 times"):
+        for piece in decompress(pieces(packed, 1000)):
+            made += len(piece)
+    assert made < len(zeros)
+    assert b"".join(decompress(pieces(PACKED[kind]))) == DATA

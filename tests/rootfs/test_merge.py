@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enroot_slurm.errors import IntegrityError
+from enroot_slurm.errors import IntegrityError, UnsupportedImage
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
@@ -35,12 +35,12 @@ def archive(members, fmt=tarfile.GNU_FORMAT):
     return stream.getvalue()
 
 
-def merge(layers, rc=NO_RC, piece=1 << 20, planned=None):
+def merge(layers, rc=NO_RC, piece=1 << 20, planned=None, limit=1 << 30):
     """Merge archives (the lowest first); the result as {path: (kind, mode, mtime, value)} and link groups."""
     for plan in [False, True] if planned is None else [planned]:
         with tempfile.TemporaryFile() as out:
             sink = TarWriter(out.fileno())
-            merged = Merge(sink, rc, NOW)
+            merged = Merge(sink, rc, NOW, limit=limit)
             try:
                 for data in reversed(layers):
                     merged.add_layer(
@@ -320,9 +320,33 @@ def test_memory_of_names_is_small():
     data = archive([f(f"some/directory/{i:05}") for i in range(100_000)])
     tracemalloc.start()
     with open("/dev/null", "wb") as out:
-        merged = Merge(TarWriter(out.fileno()), NO_RC, NOW)
+        merged = Merge(TarWriter(out.fileno()), NO_RC, NOW, limit=1 << 30)
         merged.add_layer(lambda: iter([data]))
         merged.finish()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 << 20
+
+
+def test_too_large():
+    """Files have so many bytes together in all layers; of a sparse one all bytes count, though few are stored."""
+    layers = [archive([(name, FILE, 0o644, "x" * 500)]) for name in "ab"]
+    assert set(merge(layers, limit=1000)[0]) >= {"a", "b"}
+    with pytest.raises(UnsupportedImage, match="more than 0 MiB when they are unpacked") as caught:
+        merge(layers, limit=999)
+    assert "max_unpacked" in caught.value.hint
+    sparse = archive([("s", FILE, 0o644, "1\n0\n1\n" + "\0" * 506 + "x")])
+    info = tarfile.TarInfo("s")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(1 << 40)}
+    head = info.create_pax_header(info.get_info(), "utf-8")[:-512]
+    with pytest.raises(UnsupportedImage):
+        merge([head + sparse])
+
+
+def test_a_maze_of_symlinks():
+    """Symlinks that lead through thousands of directories are an error, and no recursion runs wild."""
+    deep = "/x" * 500
+    links = [(f"a{n}", SYMLINK, 0o777, f"a{n + 1}{deep}") for n in range(30)]
+    for planned in (False, True):
+        with pytest.raises(IntegrityError):
+            merge([archive([*links, ("a0/f", FILE, 0o644, "")])], planned=planned)

@@ -6,6 +6,7 @@ import io
 import subprocess
 import tarfile
 import tempfile
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -252,3 +253,52 @@ def test_noise_is_refused(noise):
         assert not noise[:512].strip(b"\0")
     except IntegrityError:
         pass
+
+
+def pax(kind, records, size=0):
+    """A PAX header with *records*, and padding in it up to *size* bytes."""
+    body = b""
+    for key, value in records:
+        text = b" %s=%s\n" % (key, value)
+        length = len(text) + 1
+        while len(text) + len(b"%d" % length) != length:
+            length += 1
+        body += b"%d" % length + text
+    body = body.ljust(size, b"\0")
+    info = tarfile.TarInfo("h")
+    info.type, info.size = kind, len(body)
+    return info.tobuf(tarfile.USTAR_FORMAT) + body + bytes(-len(body) % 512)
+
+
+def read(data):
+    return list(Reader(pieces(data, 1 << 20)))
+
+
+def test_headers_of_one_member():
+    """Headers that precede a member have 1 MiB together, however many they are; those of the next count anew."""
+    plain = tarfile.TarInfo("f").tobuf(tarfile.USTAR_FORMAT)
+    header = pax(b"x", [(b"mtime", b"5")], 400_000)
+    assert [m.mtime for m in read((header * 2 + plain) * 5)] == [5] * 5
+    with pytest.raises(IntegrityError, match="400000 bytes, of type"):
+        read(header * 3 + plain)
+    with pytest.raises(IntegrityError, match="400000 bytes, of type"):
+        read(pax(b"g", [(b"mtime", b"5")], 400_000) * 3 + plain)
+
+
+def test_global_headers_do_not_pile_up():
+    """Of global headers only what counts is kept, so that many of them cost neither memory nor time."""
+    plain = tarfile.TarInfo("f").tobuf(tarfile.USTAR_FORMAT)
+    data = b"".join(pax(b"g", [(b"SCHILY.x%d" % n, b"y" * 100_000), (b"mtime", b"7")]) + plain for n in range(50))
+    tracemalloc.start()
+    try:
+        assert {m.mtime for m in Reader(pieces(data, 1 << 16))} == {7}
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_depth():
+    """512 directories deep is the most."""
+    assert clean(b"d/" * 511 + b"f").count(b"/") == 511
+    with pytest.raises(IntegrityError, match="more than 512 directories deep"):
+        clean(b"d/" * 512 + b"f")

@@ -526,6 +526,47 @@ def test_a_killed_worker(site, alice, slow, step) -> None:
     assert json.loads(waiting.communicate(timeout=30)[0]) is None
 
 
+@pytest.fixture
+def hanging_home(alice: User, tmp_path: Path) -> Iterator[None]:
+    """alice's home on a file system whose server has stopped to answer."""
+    require_tools("squashfuse", "mksquashfs")
+    source, image = tmp_path / "home", tmp_path / "home.sqsh"
+    (source / ".config/enroot").mkdir(parents=True)
+    (source / ".config/enroot/.credentials").write_text("machine 127.0.0.1 login alice password canary-5e\n")
+    subprocess.run(["chown", "-R", f"{alice.uid}:{alice.gid}", source], check=True)
+    subprocess.run(["mksquashfs", source, image, "-quiet", "-no-progress"], check=True, capture_output=True)
+    server = subprocess.Popen(["squashfuse", "-f", "-o", "allow_other", image, alice.home])
+    try:
+        wait_for(lambda: os.path.ismount(alice.home))
+        server.send_signal(signal.SIGSTOP)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", alice.home], check=True)
+        server.send_signal(signal.SIGCONT)
+        server.kill()
+        server.wait()
+
+
+def test_a_home_that_hangs(site, alice, push, image, hanging_home) -> None:
+    """What the site's cache gives needs no home; what does, ends neither the prolog's deadline nor the epilog."""
+    del hanging_home
+    environment = hook_environment(push(image), alice, 900_040)
+    site.cluster.run(site.installation.prolog, node="n1", environment=environment)
+    assert Path(site.record(900_040)[0]["path"]).is_relative_to(site.cache)
+    site.cluster.run(site.installation.epilog, node="n1", environment=environment)
+    with FaultRegistry(auth="basic", users={"alice": "canary-5e"}) as registry:
+        site.configure(insecure_registries=[registry.host], prolog_deadline=0.5)
+        environment = hook_environment(serve(registry, image), alice, 900_041)
+        done = site.cluster.run(site.installation.prolog, node="n1", environment=environment)
+        assert (done.stdout, done.stderr) == ("", "")
+        assert site.record(900_041) == []
+        journal = site.cluster.node_path("n1", RUN) / "900041.0.worker"
+        wait_for(lambda: "user " in journal.read_text())
+        assert len(site.cluster.processes()) > 0
+        site.cluster.run(site.installation.epilog, node="n1", environment=environment)
+    assert site.clean() == []
+
+
 # What root does.
 
 

@@ -115,7 +115,7 @@ def _merge(
     piece: int = 1 << 20,
     markers: bool = False,
 ) -> int:
-    merge = Merge(sink, rc, NOW, markers=markers)
+    merge = Merge(sink, rc, NOW, limit=1 << 40, markers=markers)
     try:
         for tar in reversed(tars):
             merge.add_layer(lambda tar=tar: (tar[i : i + piece] for i in range(0, len(tar), piece)), planned=planned)

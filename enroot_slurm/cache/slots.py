@@ -1,0 +1,74 @@
+"""How many imports one node does at once for a cache: each holds one of so many locks while it works.
+
+    ROOT/locks/slot-HOST-N.lock
+
+A slot is taken after the lock of the image and before those of layers and their blobs, and whoever holds one of these
+has a slot: so nobody who has a slot waits for somebody who has none.  The kernel frees the slot of a process that dies.
+Like all locks they only save work: who has waited long enough goes on without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from enroot_slurm.cache.locks import Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from enroot_slurm.cache.locks import Lock, Locks
+
+__all__ = ["Slots"]
+
+_POLL = 0.05  # seconds between two looks at the slots
+_LONGEST_POLL = 1.0
+
+
+class Slots:
+    """The *count* slots of this node, of which *locks* are; 0: as many as are wanted.
+
+    timeout  seconds for which one waits for a slot at most
+    waits    is called when there is none
+    """
+
+    def __init__(self, locks: Locks, count: int, *, timeout: float, waits: Callable[[], None]) -> None:
+        host = re.sub(r"[^A-Za-z0-9.-]", "_", os.uname().nodename)
+        self._slots = [locks.lock(f"slot-{host}-{number}") for number in range(count)]
+        self._timeout = timeout
+        self._waits = waits
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold one of the slots, once there is one or the time is over."""
+        with contextlib.ExitStack() as stack:
+            if self._slots:
+                self._wait(stack)
+            yield
+
+    def _wait(self, stack: contextlib.ExitStack) -> None:
+        patience: list[Patience] = []
+        pause = _POLL
+        while not any(self._take(slot, stack) for slot in self._slots):
+            if not patience:
+                self._waits()
+                patience = [Patience(slot, self._timeout) for slot in self._slots]
+            for slot, each in zip(self._slots, patience, strict=True):
+                if each.ended:
+                    slot.force()
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_POLL)
+
+    @staticmethod
+    def _take(slot: Lock, stack: contextlib.ExitStack) -> bool:
+        with contextlib.ExitStack() as taken:
+            try:
+                held = taken.enter_context(slot.attempt())
+            except OSError:
+                return True  # who has to write there will say so
+            if held:
+                stack.push(taken.pop_all())
+            return held
