@@ -97,7 +97,7 @@ def _bytes(text: str) -> bytes:
 
 def _quote(word: str) -> str:
     """*word* as bash's ``${word@Q}`` gives it, in single quotes; these keep line breaks in every shell."""
-    return "'" + word.replace("'", "'\\''") + "'"
+    return "'" + word.replace("'", "'\\''") + "'" if word != "'" else "\\'"
 
 
 def _fstab(path: str) -> str:

@@ -6,7 +6,7 @@ import json
 import subprocess
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enroot_slurm.errors import IntegrityError
@@ -81,6 +81,8 @@ def test_a_shell_reads_the_command_back(command):
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
+@example("'")
+@example("''")
 def test_quoting_is_bashs(word):
     """Printable words are quoted as bash's ${word@Q} quotes them."""
     script = dict(layer_of({"config": {"Entrypoint": [word]}}).files)[b"etc/rc"].decode()
