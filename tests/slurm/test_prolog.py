@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("slurm-prolog")
 
 RUN = "/run/enroot-slurm"
-TASKS = int(os.environ.get("ARRAY_TASKS", "30"))
-"""Of an array; a hundred take half a minute."""
+TASKS = 100
+"""Of an array."""
 SQUASH = "-comp zstd -Xcompression-level 1"
 
 
@@ -193,8 +193,27 @@ def test_one_import_for_all_nodes(site, alice, push, registry, image) -> None:
     assert registry.count("GET", "/blobs/") == 3
 
 
+def test_a_node_that_comes_later(site, alice, push, registry, image) -> None:
+    """A node that was not there when the image was imported has it all the same."""
+    uri = push(image)
+    site.cluster.stop_node("n3")
+    path = result_of(site, alice, uri)["path"]
+    site.cluster.start_node("n3")
+    registry.reset()
+    out = ask(site, alice, uri, "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", nodes=3)
+    assert out.count(f'"{path}"') == 3
+    assert registry.count("GET", "/blobs/") == 0
+
+
 def test_without_locks(site, alice, push, image) -> None:
-    """Locks that do nothing cost double work, and no image."""
+    """Locks that do nothing cost double work, and no image: of a job on three nodes, and of an array."""
+    site.configure(locks="no")
+    array = site.cluster.submit(
+        "grep -c path " + RUN + "/$SLURM_JOB_ID.0.json", "--array=1-20", f"--comment=enroot:{push(image)}", user=alice
+    )
+    assert set(site.cluster.wait_job(array).output.split()) == {"1"}
+    assert site.cluster.states(array) == ["COMPLETED"] * 20
+    site.new_cache()
     site.configure(locks="no")
     out = ask(site, alice, push(image), "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", nodes=3)
     paths = [line["path"] for line in map(json.loads, out.splitlines()) if "path" in line]
@@ -488,6 +507,26 @@ def test_the_user_s_turn_comes_after_the_deadline(site, alice, image, step) -> N
         assert Path(result["path"]).is_relative_to(alice.home)
 
 
+def test_get_in_a_job(site, alice, slow) -> None:
+    """``enroot-slurm get`` in a job's script waits for the prolog's import, and does not resolve the tag again."""
+    registry, uri, go = slow
+    path = f"{site.installation.program()}:/usr/bin:/bin"
+    script = f"enroot-slurm get {uri}; srun -N2 enroot-slurm get -q {uri}"
+    options = {"user": alice, "environment": {"PATH": path}}
+    job = site.cluster.submit(script, "-N2", f"--comment=enroot:{uri}", **options)
+    wait_for(lambda: any("bin/enroot-slurm get" in line for line in site.cluster.processes().values()))
+    wait_for(lambda: "waiting for the prolog" in site.cluster.output(job, alice.home))
+    go.set()
+    done = site.cluster.wait_job(job)
+    assert done.state == "COMPLETED", done
+    paths = [line for line in done.output.splitlines() if line.startswith("/")]
+    assert len(paths) == 3
+    assert len(set(paths)) == 1
+    assert Path(paths[0]).is_relative_to(site.cache)
+    assert registry.count("/blobs/") == 3
+    assert registry.count("/manifests/") == 1
+
+
 def test_scancel_during_an_import(site, alice, slow) -> None:
     """When a job is cancelled in its prolog, its worker ends with it, on all nodes."""
     registry, uri, _ = slow
@@ -512,6 +551,43 @@ def test_slurmd_ends_during_an_import(site, alice, slow, number, push) -> None:
     site.cluster.cancel(job)
     site.cluster.wait_job(job)
     assert "path" in result_of(site, alice, uri)
+
+
+def test_an_orphan_prolog(site, alice, slow) -> None:
+    """A prolog whose slurmd was killed works on until the job is requeued; then the epilog ends it."""
+    registry, uri, go = slow
+    site.configure(insecure_registries=[registry.host], prolog_deadline=60)
+    job = site.cluster.submit("true", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
+    wait_for(lambda: registry.count("/blobs/"))
+    site.cluster.stop_node("n1", signal.SIGKILL)
+    assert len([line for line in site.cluster.processes().values() if line.endswith("prolog.d/50-enroot-slurm")]) == 1
+    site.cluster.start_node("n1")
+    site.cluster.run("scontrol", "requeue", job)
+    wait_for(lambda: site.clean() == [])
+    go.set()
+    wait_for(lambda: site.cluster.job(job)["JobState"] == "PENDING")
+    site.cluster.run("scontrol", "update", f"jobid={job}", "starttime=now", "reqnodelist=n2")
+    wait_for(lambda: site.record(job, "n2", restart=1) or list(site.cache.rglob("*.sqsh")))
+    assert site.cluster.wait_job(job).fields["Restarts"] == "1"
+
+
+def test_two_prologs_of_one_job(site, alice, slow) -> None:
+    """Should the next start's prolog come to the node while the orphan still works, both get one image."""
+    registry, uri, go = slow
+    site.configure(insecure_registries=[registry.host], prolog_deadline=60)
+    environment = hook_environment(uri, alice, 900_040)
+    prologs = []
+    for restart in ("0", "1"):
+        environment["SLURM_JOB_RESTART_COUNT"] = restart
+        prologs.append(site.cluster.start(site.installation.prolog, node="n1", environment=environment))
+        run = site.cluster.node_path("n1", RUN)
+        wait_for((run / f"900040.{restart}.worker").exists)
+        wait_for(lambda: registry.count("/blobs/"))
+    go.set()
+    assert [prolog.wait(30) for prolog in prologs] == [0, 0]
+    assert site.record(900_040)[0]["path"] == site.record(900_040, restart=1)[0]["path"]
+    assert registry.count("/blobs/") == 3
+    site.cluster.run(site.installation.epilog, node="n1", environment=environment)
 
 
 def test_a_killed_worker(site, alice, slow, step) -> None:
