@@ -72,7 +72,7 @@ class Site:
     def example(self, user, name, image) -> str:
         """The example *name* as *user* has it, with another image, and for this cluster; its name."""
         text = (EXAMPLES / name).read_text()
-        text = re.sub(r"docker://(?:nvcr\.io|python|registry\.example)[^\s\"]*", image.replace("#", "/"), text)
+        text = re.sub(r"docker://(?:nvcr\.io|python|registry\.example)[^\s\")]*", image.replace("#", "/"), text)
         text = re.sub(r"^#SBATCH --(gpus-per-node|exclusive).*\n", "", text, flags=re.MULTILINE)
         user.write(name, text)
         return name
@@ -82,9 +82,10 @@ class Site:
         result = self.cluster.run(*words, user=user, environment={"PATH": self.path})
         job = int(result.stdout.split()[-1])
         ended = self.cluster.wait_job(job)
-        assert ended.state == "COMPLETED", (ended, result.stderr)
         files = [user.home / f"slurm-{job}.out", *user.home.glob(f"array-{job}-*.out")]
-        return ended._replace(output="".join(file.read_text() for file in files if file.exists()))
+        ended = ended._replace(output="".join(file.read_text() for file in files if file.exists()))
+        assert ended.state == "COMPLETED", f"{ended.exit_code}\n{ended.output}\n{result.stderr}"
+        return ended
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,11 @@ def site(start_cluster, installation, make_user, registry) -> Iterator[Site]:
                     "PrologFlags": "Alloc,DeferBatch",
                 },
                 files={"plugstack.conf": f"required {pyxis}\n"},
-                private=[RUN],
+                private=[RUN, "/tmp"],
                 shared={"/etc/enroot-slurm": site.directory / "etc"},
             )
+            for node in site.cluster.nodes:
+                site.cluster.node_path(node, "/tmp").chmod(0o1777)
             yield site
             assert site.cluster.sinfo_reasons() == ""
     finally:
@@ -166,4 +169,4 @@ def test_local_disks(site, alice, image, registry) -> None:
     job = site.submit("sbatch", site.example(alice, "local-disks.sbatch", image), user=alice)
     assert job.output.endswith(f"{LINE}\n{LINE}\n")
     assert blobs(registry) == 2
-    assert not Path(f"/tmp/{alice.name}-pytorch.sqsh").exists()
+    assert [path for node in site.cluster.nodes for path in site.cluster.node_path(node, "/tmp").iterdir()] == []

@@ -257,6 +257,7 @@ def test_a_requeued_job(site, alice, push, image) -> None:
     script = f'{SHOW}; echo restart $SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
     job = site.cluster.submit(script, "-w", "n1", "--requeue", f"--enroot-image={uri}", user=alice)
     wait_for(lambda: "restart" in site.cluster.output(job, alice.home))
+    site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output
     site.cluster.run("scontrol", "requeue", job)
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
     site.cluster.run("scontrol", "update", f"jobid={job}", "reqnodelist=n2", "starttime=now")

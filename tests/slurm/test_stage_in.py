@@ -62,7 +62,7 @@ def site(running_site: Site) -> Iterator[Site]:
     running_site.new_cache()
     yield running_site
     running_site.check_clean()
-    wait_for(lambda: not list((running_site.directory / "run/stage-in").iterdir()))
+    wait_for(lambda: not list(running_site.directory.glob("run/stage-in/*")))
 
 
 @pytest.fixture
@@ -282,6 +282,7 @@ def test_a_requeued_job(site, alice, push, image, registry) -> None:
     command = f'{SHOW}; echo restart=$SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
     job = site.cluster.submit(script(f"image={uri}", command=command), "-w", "n1", "--requeue", user=alice)
     wait_for(lambda: "restart" in site.cluster.output(job, alice.home))
+    site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output
     registry.reset()
     site.cluster.run("scontrol", "requeue", job)
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
