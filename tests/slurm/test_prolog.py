@@ -108,7 +108,9 @@ def running_site(
             "Epilog": str(installation.epilog),
             "PrologFlags": "Alloc,DeferBatch",
             "PrologEpilogTimeout": "90",
+            "JobSubmitPlugins": "lua",
         },
+        files={"job_submit.lua": (installation.etc / "slurm/job_submit.lua").read_text()},
         private=[RUN],
         shared={"/etc/enroot-slurm": site.etc},
     )
@@ -352,6 +354,58 @@ def test_hostile_references(site, alice, text) -> None:
     [result] = [fields for fields in map(json.loads, out.stdout.splitlines()) if "uri" in fields]
     assert result["failure"]["fault"] == "user"
     assert out.stdout.isascii()
+
+
+# job_submit.lua.
+
+
+def test_lines_of_a_script_become_the_comment(site, alice, push, image, registry) -> None:
+    """``#ENROOT image=REF`` asks the prolog for an image, several for several, and a comment of the user's stays."""
+    uris = [push(image), push(Image([Layer().file("l", b"l")]))]
+    plain = [uri.removeprefix("docker://").replace("#", "/") for uri in uris]
+    script = f"""#!/bin/sh
+# a comment
+#ENROOT image={plain[0]}
+#SBATCH --comment="my own words"
+
+#ENROOT   image=docker://{plain[1]}
+cat {RUN}/$SLURM_JOB_ID.0.json
+#ENROOT image=not/a/directive
+"""
+    job = site.cluster.run_job(script, user=alice)
+    results = [fields for fields in map(json.loads, job.output.splitlines()) if "uri" in fields]
+    assert [result["uri"] for result in results] == uris
+    assert all(Path(result["path"]).is_relative_to(site.cache) for result in results)
+    shown = site.cluster.run("scontrol", "show", "job", job.id).stdout
+    assert f"Comment=my own words enroot:{plain[0]} enroot:docker://{plain[1]}" in shown
+    job = site.cluster.run_job("#!/bin/sh\n#ENROOTED image=Bad\necho ran\n", "--comment=mine", user=alice)
+    assert (job.output, job.fields["Comment"]) == ("ran\n", "mine")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("image=docker://$(touch${IFS}/tmp/owned)", "it is not a reference of an image"),
+        ("image=-rf", "it is not a reference of an image"),
+        ("image=docker://user:canary@h.example/x", "a login must not hold a password"),
+        ("image=dockerd://x", "local daemon"),
+        ("image=docker://podman://x", "local daemon"),
+        ("image=https://x", "it does not start with docker://"),
+        ("image=nvcr.io/", "the image is missing after the registry"),
+        ("image=" + "x" * 3000, "longer than 2048"),
+        ("image=x name=tools", "expected one word, image=REFERENCE"),
+        ("nvcr.io/x", "expected one word, image=REFERENCE"),
+        ("imgae=x", "expected one word, image=REFERENCE"),
+    ],
+)
+def test_lines_that_are_refused(site, alice, line, said) -> None:
+    """sbatch says what is wrong, and submits nothing."""
+    done = site.cluster.run("sbatch", user=alice, input=f"#!/bin/sh\n#ENROOT {line}\ntrue\n", check=False)
+    assert done.returncode == 1
+    assert f"sbatch: error: enroot-slurm: #ENROOT {line}"[:100].replace("canary", "***") in done.stderr
+    assert said in done.stderr
+    assert "canary" not in done.stderr
+    assert site.cluster.run("squeue", "--noheader").stdout == ""
 
 
 # The site's trouble.

@@ -320,6 +320,37 @@ def test_an_image_that_is_not_there(site, alice, bob, push, image) -> None:
     assert "canary" not in site.cluster.logs(10_000)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "cause", "hint"),
+    [
+        (401, {}, "does not let us read app", "login USER password"),
+        (404, {}, "has no tag 1", "Check the spelling"),
+        (429, {"Retry-After": "3600"}, "too many requests", "credentials file"),
+    ],
+)
+def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
+    """By srun, sbatch, salloc and in a step of a job without an image: the cause, a hint, and 78; nothing runs."""
+    with FaultRegistry() as registry:
+        site.configure(insecure_registries=[registry.host])
+        uri = serve(registry, image)
+        registry.fault("/manifests/", status=status, headers=headers)
+        option = f"--enroot-image={uri}"
+        texts = []
+        for words in (["srun", option, "echo", "ran"], ["salloc", "-Q", option, "srun", "echo", "ran"]):
+            done = site.cluster.run(*words, user=alice, check=False)
+            assert (done.returncode, done.stdout) == (78, "")
+            texts.append(done.stderr)
+        jobs = [site.cluster.submit(f"srun {option} echo ran", user=alice)]
+        jobs.append(site.cluster.submit("echo ran", option, user=alice))
+        for job in map(site.cluster.wait_job, jobs):
+            assert (job.state, job.exit_code) == ("FAILED", "78:0")
+            assert "ran" not in job.output
+            texts.append(job.output)
+    for text in texts:
+        assert text.count(cause) == 1, text
+        assert hint in text, text
+
+
 @pytest.fixture
 def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
     """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
