@@ -350,8 +350,8 @@ class Cluster:
     def _is_up(self) -> bool:
         for name, process in self._daemons.items():
             assert process.poll() is None, f"{name} ended:\n{self.logs()}"
-        states = self.run("sinfo", "-h", "-N", "-o", "%T", check=False).stdout.split()
-        return len(states) == len(self.nodes) and set(states) == {"idle"}
+        states = self.run("sinfo", "-h", "-N", "-o", "%N %T", check=False).stdout.splitlines()
+        return set(states) == {f"{node} idle" for node in self.nodes}
 
     def _start(self, log: str, name: str, *words: object) -> None:
         with (self.directory / f"{log}.log").open("ab") as output:
