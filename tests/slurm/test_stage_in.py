@@ -65,6 +65,40 @@ def site(running_site: Site) -> Iterator[Site]:
     wait_for(lambda: not list(running_site.directory.glob("run/stage-in/*")))
 
 
+@pytest.fixture(scope="module")
+def slurm_site(
+    installation: Installation,
+    make_user: Callable[..., User],
+    registry: Registry,
+    start_cluster: Callable[..., Cluster],
+) -> Iterator[Site]:
+    """A site whose slurmctld is not root's, but of a user who owns the shared cache, too."""
+    slurm = make_user("slurm")
+    site = Site(installation, slurm, registry.host)
+    for name, mode in (("run", 0o755), ("run/stage-in", 0o700), ("state", 0o755)):
+        (site.directory / name).mkdir(mode=mode)
+    for name in ("run/stage-in", "state"):
+        os.chown(site.directory / name, slurm.uid, slurm.gid)
+    etc = installation.etc / "slurm"
+    site.cluster = start_cluster(
+        nodes=1,
+        conf={
+            "SlurmUser": slurm.name,
+            "StateSaveLocation": f"{site.directory}/state",
+            "SlurmctldPidFile": f"{site.directory}/state/pid",
+            "Prolog": str(installation.prolog),
+            "Epilog": str(installation.epilog),
+            "PrologFlags": "Alloc,DeferBatch",
+            "BurstBufferType": "burst_buffer/lua",
+        },
+        files={name: (etc / name).read_text() for name in ("burst_buffer.lua", "burst_buffer.conf")},
+        private=[RUN],
+        shared={"/etc/enroot-slurm": site.etc, RUN: site.directory / "run"},
+    )
+    yield site
+    site.remove()
+
+
 @pytest.fixture
 def image() -> Image:
     return Image([Layer().file("a", os.urandom(40_000))])
@@ -313,3 +347,19 @@ def test_other_jobs(site, alice) -> None:
     assert (job.state, job.output) == ("COMPLETED", "ran\n")
     assert job.fields.get("BurstBuffer") is None
     assert "_bb_get_pools" not in (site.cluster.directory / "slurmctld.log").read_text()  # it would complain
+
+
+def test_slurmctld_of_a_user(slurm_site, alice, push, image) -> None:
+    """Where slurmctld is not root's, public images are staged in as its user; a private one holds the job."""
+    job = slurm_site.cluster.run_job(script(f"image={push(image)}"), user=alice)
+    path = Path(environment(job.output)["ENROOT_SLURM_IMAGE"])
+    assert path.is_relative_to(slurm_site.cache)
+    assert path.stat().st_uid == slurm_site.cache_user.uid
+    with FaultRegistry(auth="basic", users={"alice": "canary-5d"}) as registry:
+        slurm_site.configure(insecure_registries=[registry.host])
+        alice.write(".config/enroot/.credentials", "machine 127.0.0.1 login alice password canary-5d\n")
+        held = slurm_site.cluster.submit(script(f"image={serve(registry, image)}"), user=alice)
+        wait_for(lambda: slurm_site.cluster.job(held)["Priority"] == "0")
+        reason = slurm_site.cluster.run("squeue", "--noheader", f"--jobs={held}", "--format=%r").stdout
+        assert "does not let us read app" in reason
+    slurm_site.check_clean()
