@@ -221,11 +221,12 @@ def _requests(text: str) -> list[Request]:
 
 
 def _as_cache_user(config: Config, work: Callable[[], Any]) -> Any:
+    identity = None  # who is not root works in a child as well: Slurm kills this process, which has no time to clean up
     if os.geteuid() == 0:
         if not config.cache_user:
             raise ConfigError("stage-in needs the setting cache_user", hint="Set it to the owner of the shared cache.")
-        return privilege.run(work, Identity.of(config.cache_user), deadline=_DEADLINE)
-    return work()
+        identity = Identity.of(config.cache_user)
+    return privilege.run(work, identity, deadline=_DEADLINE)
 
 
 def _nobody() -> Identity:

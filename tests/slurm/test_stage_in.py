@@ -91,7 +91,10 @@ def slurm_site(
             "PrologFlags": "Alloc,DeferBatch",
             "BurstBufferType": "burst_buffer/lua",
         },
-        files={name: (etc / name).read_text() for name in ("burst_buffer.lua", "burst_buffer.conf")},
+        files={
+            "burst_buffer.lua": (etc / "burst_buffer.lua").read_text(),
+            "burst_buffer.conf": (etc / "burst_buffer.conf").read_text().replace("=7200", "=4"),
+        },
         private=[RUN],
         shared={"/etc/enroot-slurm": site.etc, RUN: site.directory / "run"},
     )
@@ -362,4 +365,21 @@ def test_slurmctld_of_a_user(slurm_site, alice, push, image) -> None:
         wait_for(lambda: slurm_site.cluster.job(held)["Priority"] == "0")
         reason = slurm_site.cluster.run("squeue", "--noheader", f"--jobs={held}", "--format=%r").stdout
         assert "does not let us read app" in reason
+    slurm_site.check_clean()
+
+
+def test_the_longest_import(slurm_site, alice, image) -> None:
+    """After StageInTimeout the import ends and the job is held; released, it is staged in."""
+    cluster, go = slurm_site.cluster, threading.Event()
+    with FaultRegistry() as registry:
+        uri = serve(registry, image)
+        registry.fault("/blobs/", stall=go, after=1000)
+        slurm_site.configure(insecure_registries=[registry.host])
+        job = cluster.submit(script(f"image={uri}"), user=alice)
+        wait_for(lambda: cluster.job(job)["Priority"] == "0")
+        assert "Timeout" in cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%r").stdout
+        wait_for(lambda: importers(slurm_site) == [])
+        go.set()
+        cluster.run("scontrol", "release", job)
+        assert cluster.wait_job(job).state == "COMPLETED"
     slurm_site.check_clean()
