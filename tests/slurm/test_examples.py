@@ -140,7 +140,7 @@ def full_site(start_site, pyxis, installation) -> Site:
     conf = {"BurstBufferType": "burst_buffer/lua", "Prolog": f"{prologs}/*"}
     # The example's partition; the tests' other one is the default.
     conf["PartitionName"] = "visualization Nodes=ALL"
-    return start_site(f"required {pyxis} {importer}\n{ours}", conf, files)
+    return start_site(f"{ours}required {pyxis} {importer}\n", conf, files)
 
 
 @pytest.fixture
