@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("slurm-prolog")
 
 RUN = "/run/enroot-slurm"
-TASKS = 100
-"""Of an array."""
 SQUASH = "-comp zstd -Xcompression-level 1"
 
 
@@ -224,11 +222,11 @@ def test_without_locks(site, alice, push, image) -> None:
 
 
 def test_array_of_jobs(site, alice, push, registry, image) -> None:
-    """Many tasks on three nodes at once: one import."""
+    """A hundred tasks on three nodes: one import."""
     uri = push(image)
     registry.reset()
-    job = site.cluster.run_job("true", f"--array=1-{TASKS}", f"--comment=enroot:{uri}", user=alice)
-    assert site.cluster.states(job.id) == ["COMPLETED"] * TASKS
+    job = site.cluster.run_job("true", "--array=1-100", f"--comment=enroot:{uri}", user=alice)
+    assert site.cluster.states(job.id) == ["COMPLETED"] * 100
     assert registry.count("GET", "/blobs/") == 3
 
 
@@ -304,9 +302,9 @@ def test_an_array_with_a_typo(site, alice, push, registry, image) -> None:
     uri = push(image) + "-typo"
     registry.reset()
     job = site.cluster.run_job(
-        "cat " + RUN + "/$SLURM_JOB_ID.0.json", f"--array=1-{TASKS}", f"--comment=enroot:{uri}", user=alice
+        "cat " + RUN + "/$SLURM_JOB_ID.0.json", "--array=1-40", f"--comment=enroot:{uri}", user=alice
     )
-    assert site.cluster.states(job.id) == ["COMPLETED"] * TASKS
+    assert site.cluster.states(job.id) == ["COMPLETED"] * 40
     assert '"NotFound"' in job.output
     assert registry.count("GET", "/manifests/") <= 10
 
