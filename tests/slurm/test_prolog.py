@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
+from support.site import RUN, Site
 from support.tools import require_tools
 
 if TYPE_CHECKING:
@@ -29,51 +29,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("slurm-prolog")
 
-RUN = "/run/enroot-slurm"
-SQUASH = "-comp zstd -Xcompression-level 1"
 
-
-class Site:
-    """A cluster whose prolog and epilog are ours, its settings, and its shared cache: a new one for each test."""
-
-    def __init__(self, installation: Installation, cache_user: User, registry: Registry) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="es-site-", dir="/var/tmp"))
-        self.directory.chmod(0o755)
-        self.etc = self.directory / "etc"
-        self.etc.mkdir()
-        self.cache_user = cache_user
-        self.installation = installation
-        self.registry = registry
-        self.cluster: Cluster
-        self.cache = self.directory
-        self.configure()
-
-    def configure(self, **changes: Any) -> None:
-        """Write the site's settings: those of the tests, with *changes*."""
-        settings = {
-            "shared_cache": str(self.cache),
-            "cache_user": self.cache_user.name,
-            "comment_requests": "yes",
-            "insecure_registries": [self.registry.host, "127.0.0.1:1"],
-            "squash_options": SQUASH,
-            "prolog_deadline": 60,
-            "site_failure_wait": 0,
-            "transfer_retries": 0,
-            **changes,
-        }
-        lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
-        temporary = self.etc / "new"
-        temporary.write_text("".join(lines))
-        temporary.rename(self.etc / "config.yaml")
-
-    def new_cache(self) -> None:
-        self.cache = Path(tempfile.mkdtemp(prefix="cache-", dir=self.directory))
-        self.cache.chmod(0o755)
-        os.chown(self.cache, self.cache_user.uid, self.cache_user.gid)
-        self.configure()
-        for node in self.cluster.nodes:
-            for file in self.cluster.node_path(node, RUN).iterdir():
-                file.unlink()  # of a test that failed
+class PrologSite(Site):
+    """A site whose jobs ask in their comments; and what the prolog notes for them."""
 
     def record(self, job: int, node: str = "n1", restart: int = 0) -> list[dict[str, Any]]:
         """The results in a job's record on *node*; empty if there is none."""
@@ -82,13 +40,6 @@ class Site:
             return []
         return [line for line in map(json.loads, path.read_text().splitlines()) if "uri" in line]
 
-    def clean(self) -> list[str]:
-        """What is left of the jobs, and should not be."""
-        left = [str(f) for n in self.cluster.nodes for f in self.cluster.node_path(n, RUN).glob("[0-9.]*")]
-        left = [name for name in left if not name.endswith("config.json")]
-        left += [str(f) for f in self.cache.rglob("*") if f.name.endswith((".tmp", ".lease")) and f.is_file()]
-        return left + list(self.cluster.processes().values())
-
 
 @pytest.fixture(scope="module")
 def running_site(
@@ -96,8 +47,8 @@ def running_site(
     make_user: Callable[..., User],
     registry: Registry,
     start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
-    site = Site(installation, make_user("cache"), registry)
+) -> Iterator[PrologSite]:
+    site = PrologSite(installation, make_user("cache"), registry.host, "127.0.0.1:1", comment_requests="yes")
     (site.directory / "disk").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "none", site.directory / "disk"], check=True)
     site.cluster = start_cluster(
@@ -114,21 +65,15 @@ def running_site(
     )
     yield site
     subprocess.run(["umount", "-l", site.directory / "disk"], check=True)
-    shutil.rmtree(site.directory)
+    site.remove()
 
 
 @pytest.fixture
-def site(running_site: Site) -> Iterator[Site]:
+def site(running_site: PrologSite) -> Iterator[PrologSite]:
     """The cluster with an empty cache; after each test no node is drained and nothing is left."""
     running_site.new_cache()
     yield running_site
-    reasons = running_site.cluster.sinfo_reasons()
-    running_site.cluster.heal()
-    assert not reasons
-    deadline = time.monotonic() + 10
-    while left := running_site.clean():
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    running_site.check_clean()
 
 
 @pytest.fixture
@@ -151,22 +96,22 @@ print(json.dumps(result and result._asdict()))
 
 
 @pytest.fixture(scope="module")
-def step(running_site: Site) -> list[str]:
+def step(running_site: PrologSite) -> list[str]:
     """A command with which a step prints what became of the job's first image, waiting for it if it must."""
     file = running_site.cluster.directory / "step.py"
     file.write_text(STEP)
     return [str(running_site.installation.python), "-I", str(file)]
 
 
-def ask(site: Site, user: User, uri: str, *command: str, nodes: int = 1, **options: Any) -> str:
+def ask(site: PrologSite, user: User, uri: str, *command: str, nodes: int = 1, **options: Any) -> str:
     """The output of a step of a job that asks for *uri* in its comment."""
-    words = ["srun", f"-N{nodes}", f"--comment=enroot:{uri}", *(command or ["true"])]
+    words = ["srun", "-Q", f"-N{nodes}", f"--comment=enroot:{uri}", *(command or ["true"])]
     done = site.cluster.run(*words, user=user, **options)
     assert done.stderr == ""
     return done.stdout
 
 
-def result_of(site: Site, user: User, uri: str) -> dict[str, Any]:
+def result_of(site: PrologSite, user: User, uri: str) -> dict[str, Any]:
     """The result that the prolog notes for *uri*, as the job's user reads it."""
     lines = ask(site, user, uri, "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json").splitlines()
     [result] = [fields for fields in map(json.loads, lines) if "uri" in fields]
@@ -260,7 +205,7 @@ def test_leases_end_with_the_job(site, alice, push, image) -> None:
     assert site.record(job)
     site.cluster.cancel(job)
     site.cluster.wait_job(job)
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
     assert not site.record(job)
 
 
@@ -271,7 +216,7 @@ def test_requeue(site, alice, push, image, registry) -> None:
     wait_for(lambda: site.record(job))
     site.cluster.run("scontrol", "requeue", job)
     site.cluster.wait_for_state(job, "PENDING")
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
     # Slurm would wait two minutes before it starts it again, for a node may refuse a job that it has just ended.
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
     site.cluster.run("scontrol", "update", f"jobid={job}", "reqnodelist=n2", "starttime=now")
@@ -421,7 +366,7 @@ def test_registry_down_then_back(site, alice, push, image) -> None:
 
 
 @pytest.fixture
-def disk(running_site: Site, site: Site) -> Iterator[Path]:
+def disk(running_site: PrologSite, site: PrologSite) -> Iterator[Path]:
     """The cache on a small file system of its own."""
     del site
     disk = running_site.directory / "disk"
@@ -521,7 +466,7 @@ def test_commands_in_credentials_are_not_run(site, alice, image) -> None:
 
 
 @pytest.fixture
-def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
+def slow(site: PrologSite, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
     """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
     go = threading.Event()
     with FaultRegistry() as registry:
@@ -535,7 +480,7 @@ def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threadi
 def test_the_deadline(site, alice, slow, step) -> None:
     """After prolog_deadline the job starts, and its step waits for the import that goes on."""
     registry, uri, go = slow
-    waiting = site.cluster.start("srun", "-N2", f"--comment=enroot:{uri}", *step, user=alice)
+    waiting = site.cluster.start("srun", "-Q", "-N2", f"--comment=enroot:{uri}", *step, user=alice)
     wait_for(lambda: registry.count("/blobs/"))
     wait_for(lambda: any("step.py" in line for line in site.cluster.processes().values()))
     go.set()
@@ -588,7 +533,7 @@ def test_scancel_during_an_import(site, alice, slow) -> None:
     begin = time.monotonic()
     site.cluster.wait_job(job)
     assert time.monotonic() - begin < 20
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -615,7 +560,7 @@ def test_an_orphan_prolog(site, alice, slow) -> None:
     assert len([line for line in site.cluster.processes().values() if line.endswith("prolog.d/50-enroot-slurm")]) == 1
     site.cluster.start_node("n1")
     site.cluster.run("scontrol", "requeue", job)
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
     go.set()
     wait_for(lambda: site.cluster.job(job)["JobState"] == "PENDING")
     site.cluster.run("scontrol", "update", f"jobid={job}", "starttime=now", "reqnodelist=n2")
@@ -707,7 +652,7 @@ def hook_environment(uri: str, user: User, job: int) -> dict[str, str]:
     }
 
 
-def traced(site: Site, hook: Path, environment: dict[str, str]) -> Trace:
+def traced(site: PrologSite, hook: Path, environment: dict[str, str]) -> Trace:
     require_tools("strace")
     file = site.directory / "trace"
     calls = "trace=%file,setresuid,clone,clone3,fork,vfork,connect"
@@ -783,4 +728,4 @@ def test_variables_of_another_form(site, alice, variable) -> None:
     environment[variable] = "../1; reboot"
     done = site.cluster.run(site.installation.prolog, node="n1", environment=environment)
     assert done.stdout + done.stderr == ""
-    assert site.clean() == []
+    assert site.left() == []

@@ -366,7 +366,7 @@ def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threadi
 def test_it_waits_for_a_running_import(site, alice, slow) -> None:
     """When the prolog's deadline is over, each task waits for the import that goes on."""
     registry, uri, go = slow
-    waiting = site.cluster.start("srun", "-N2", "-n4", f"--enroot-image={uri}", "sh", "-c", SHOW, user=alice)
+    waiting = site.cluster.start("srun", "-Q", "-N2", "-n4", f"--enroot-image={uri}", "sh", "-c", SHOW, user=alice)
     wait_for(lambda: len([line for line in site.cluster.processes().values() if "slurm.step" in line]) >= 4)
     go.set()
     out, err = waiting.communicate(timeout=30)
@@ -478,7 +478,7 @@ def test_steps_help_themselves(without_prolog, alice, push, image, registry) -> 
     uri = push(image)
     registry.reset()
     cluster = without_prolog.cluster
-    done = cluster.run("srun", "-N2", "-n4", f"--container-image={uri}", "sh", "-c", SHOW, user=alice)
+    done = cluster.run("srun", "-Q", "-N2", "-n4", f"--container-image={uri}", "sh", "-c", SHOW, user=alice)
     assert own(done.stderr) == ""
     found = paths(done.stdout)
     assert len(found) == 4
