@@ -108,12 +108,14 @@ def release(job: int, config: Config) -> None:
         owner = _owner(config, job)
     except StorageError:
         return  # it has never begun, or was released
-    if config.shared_cache:
-        _as_cache_user(config, partial(end, shared=True))
-    if not os.geteuid():
-        privilege.run(partial(end, shared=False), Identity.of(owner["uid"], owner["gid"]), deadline=60)
-    for suffix in ("paths", "json"):
-        _file(config, job, suffix).unlink(missing_ok=True)
+    try:
+        if config.shared_cache:
+            _as_cache_user(config, partial(end, shared=True))
+        if not os.geteuid():
+            privilege.run(partial(end, shared=False), Identity.of(owner["uid"], owner["gid"]), deadline=60)
+    finally:  # Slurm does not try again
+        for suffix in ("paths", "json"):
+            _file(config, job, suffix).unlink(missing_ok=True)
 
 
 def status(config: Config) -> str:

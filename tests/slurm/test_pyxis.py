@@ -344,8 +344,9 @@ def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
             done = site.cluster.run(*words, user=alice, check=False)
             assert done.returncode != 0
             texts.append(done.stderr)
-        for script, options in ((CAT, [option]), (f"srun {option} {CAT}", [])):
-            job = site.cluster.run_job(script, *options, user=alice)
+        jobs = [site.cluster.submit(CAT, option, user=alice)]
+        jobs.append(site.cluster.submit(f"srun {option} {CAT}", user=alice))
+        for job in map(site.cluster.wait_job, jobs):
             assert job.state == "FAILED"
             texts.append(job.output)
     for text in texts:

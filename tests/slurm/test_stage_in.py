@@ -62,7 +62,12 @@ def site(running_site: Site) -> Iterator[Site]:
     running_site.new_cache()
     yield running_site
     running_site.check_clean()
-    wait_for(lambda: not list(running_site.directory.glob("run/stage-in/*")))
+    try:
+        wait_for(lambda: not list(running_site.directory.glob("run/stage-in/*")))
+    except AssertionError as error:
+        left = {file.name: file.read_text() for file in running_site.directory.glob("run/stage-in/*")}
+        error.add_note(f"{left}\n{running_site.cluster.logs()}")
+        raise
 
 
 @pytest.fixture(scope="module")
