@@ -132,7 +132,7 @@ def fork(
 def run(
     function: Callable[[], Any], identity: Identity | None, *, deadline: float = 60, keep: Sequence[int] = ()
 ) -> Any:
-    """What *function* returns in a child as *identity* (None: as this user): a value that JSON has, of at most 64 KiB.
+    """What *function* returns in a child as *identity* (None: as this user): what JSON has, 64 KiB of it at most.
 
     Raises: what it raises, if that is an EnrootSlurmError; WorkerFailed, when the child crashes, says too much or takes
     longer than *deadline* seconds (it is ended then).
@@ -156,8 +156,8 @@ def run(
         child.end()
         raise
     if status or not data:
-        who = f"the process that worked as {identity.name}" if identity else "a process"
-        raise WorkerFailed(f"{who} {_ended(status)}")
+        name = identity.name if identity else "this user"
+        raise WorkerFailed(f"the process that worked as {name} {_ended(status)}")
     fields = json.loads(data)
     if "error" in fields:
         raise error_of(fields["error"])

@@ -33,7 +33,12 @@ if [ -z "${PYTHON-}" ]; then
     mkdir -p "${DESTDIR-}/usr/local/bin"
     ln -sf "$prefix/bin/enroot-slurm" "${DESTDIR-}/usr/local/bin/enroot-slurm"
 fi
-"$python" -I -c 'import enroot_slurm.slurm.hooks'
+check='import enroot_slurm.slurm.hooks'
+"$python" -I -c "$check"
+if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -I -c "$check" 2> /dev/null; then
+    echo "Users can't run $python, so that no image would be imported: use a python3 and a PREFIX that all can read." >&2
+    exit 1
+fi
 
 install -d "$etc/enroot-slurm" "$etc/slurm/prolog.d" "$etc/slurm/epilog.d" "$etc/slurm/plugstack.conf.d" \
     "$etc/tmpfiles.d" "${DESTDIR-}$libexec"

@@ -23,7 +23,8 @@ needs no quoting in an #SBATCH line. Credentials are read from $ENROOT_CONFIG_PA
 
 _GET = """\
 Print the path of the image URI in the cache, as a squashfs file for enroot, pyxis or mount; it is imported if it is
-not there yet. The file is not to be changed. For an image that is there, a tag costs one request, and a digest none.
+not there yet. The file is not to be changed. For an image that is there, a tag costs one request, and a digest none; in
+a Slurm job, a tag costs one request for all its nodes, and an import that the prolog has begun is waited for.
 """
 
 
@@ -79,10 +80,11 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _get(options: argparse.Namespace) -> int:
-    from enroot_slurm.images import get_image  # noqa: PLC0415
+    from enroot_slurm.config import Config  # noqa: PLC0415
+    from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     with progress(options) as told:
-        image = get_image(options.uri, arch=options.arch, progress=told)
+        image = get_in_job(options.uri, options.arch, Config.load(), told)
     if options.json:
         import json  # noqa: PLC0415
 

@@ -115,14 +115,15 @@ def _sbatch(words: list[str]) -> int:
 
 def _sbcast(options: argparse.Namespace) -> int:
     from enroot_slurm.config import Config  # noqa: PLC0415
-    from enroot_slurm.images import get_image  # noqa: PLC0415
     from enroot_slurm.lookup import Lookup  # noqa: PLC0415
+    from enroot_slurm.slurm.job import Job  # noqa: PLC0415
     from enroot_slurm.slurm.sbcast import Copy, Nodes  # noqa: PLC0415
+    from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     nodes = Nodes.of_environ(os.environ)
-    config, job = Config.load(), _job()
+    config, job = Config.load(), Job.from_environ(os.environ).key
     with progress(options) as told:
-        image = get_image(options.uri, arch=options.arch, config=config, progress=told, job=job)
+        image = get_in_job(options.uri, options.arch, config, told)
         sidecar = image.path.with_suffix(".json")
         if options.destination:
             copies = [Copy(image.path, Path.cwd() / options.destination)]
@@ -194,24 +195,18 @@ class _Script(NamedTuple):
 
 def _getter(*, quiet: bool) -> Callable[[str, str], CachedImage]:
     """The function that imports an image, and tells about it unless *quiet*."""
-    from enroot_slurm.images import get_image  # noqa: PLC0415
+    from enroot_slurm.config import Config  # noqa: PLC0415
     from enroot_slurm.progress import size_text  # noqa: PLC0415
+    from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     def get(uri: str, arch: str) -> CachedImage:
         with progress(argparse.Namespace(quiet=quiet)) as told:
-            image = get_image(uri, arch=arch or None, progress=told, job=_job())
+            image = get_in_job(uri, arch or None, Config.load(), told)
         if not quiet:
             tell(f"enroot-slurm: {image.path}: {size_text(image.size)}{', was there' if image.reused else ''}")
         return image
 
     return get
-
-
-def _job() -> str:
-    """The job that this process is part of, as ``JOBID.RESTART``; empty outside of a job."""
-    from enroot_slurm.slurm.job import Job  # noqa: PLC0415
-
-    return Job.from_environ(os.environ).key if os.environ.get("SLURM_JOB_ID") else ""
 
 
 def _tell_about(program: str, words: list[str], launch: Launch, export: str) -> None:

@@ -35,7 +35,6 @@ from enroot_slurm.slurm.request import Request, asked_in, parse_words
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from enroot_slurm.images import CachedImage
     from enroot_slurm.privilege import Child
     from enroot_slurm.slurm.request import Asked
 
@@ -46,7 +45,6 @@ SNAPSHOT = Path("/run/enroot-slurm/config.json")
 _DRAIN = 81  # status for which etc/slurm/prolog.d/50-enroot-slurm fails
 _LEFT = 10  # status of a worker who has left something to the next one
 _NODE = 11  # status of a worker who has found this node faulty
-_FIRST_PAUSE, _LAST_PAUSE = 1.0, 10.0  # seconds between two attempts
 _RELEASING = 5.0  # seconds to give leases back; where a file system hangs, a collection does it later
 _GRACE = 5.0  # seconds for a worker to clean up
 
@@ -184,6 +182,8 @@ def _identity(user: str, job: Job, config: Config) -> Identity:
 
 def _work(task: _Task, *, shared: bool) -> int:
     """What a worker does: each request that has no result yet."""
+    from enroot_slurm.slurm.leased import leased_image  # noqa: PLC0415 - root has no use for it
+
     job, record = task.job, task.record
     config = _config_of_worker(task.config, shared=shared)
     requests, status = _requests(task), 0
@@ -192,7 +192,7 @@ def _work(task: _Task, *, shared: bool) -> int:
         if record.has(request):
             continue
         try:
-            image = _image(request, job, config)
+            image = leased_image(request, job.key, job.node, config, patience=config.site_failure_wait)
             result = Result(*request, path=str(image.path), digest=str(image.digest), size=image.size)
         except EnrootSlurmError as error:
             rule = policy.rule_of(error)
@@ -233,41 +233,6 @@ def _requests(task: _Task) -> list[Request]:
             if not task.record.has(wrong):
                 task.record.add(Result(*wrong, failure=Failure.of(error)))
     return list(dict.fromkeys(found))
-
-
-def _image(request: Request, job: Job, config: Config) -> CachedImage:
-    """The image, found or imported, and leased; while the site fails, tried again for ``site_failure_wait`` seconds."""
-    from enroot_slurm.images import get_image  # noqa: PLC0415 - root has no use for it
-
-    end = time.monotonic() + config.site_failure_wait
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            image = get_image(request.uri, arch=request.arch or None, config=config, job=job.key)
-            if _lease(image, job, config):
-                return image
-        except EnrootSlurmError as error:
-            if policy.rule_of(error).prolog != policy.WAIT or time.monotonic() + pause > end:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
-
-
-def _lease(image: CachedImage, job: Job, config: Config) -> bool:
-    """Keep *image* until the job ends; False if it has just been collected.
-
-    One in a cache that this user can't write is kept by others, or by its age.
-    """
-    from enroot_slurm.cache.leases import Leases  # noqa: PLC0415
-
-    if image.path.is_relative_to(config.cache_path):
-        try:
-            Leases(config.cache_path).lease(image.path, job.key, job.node)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            log("lease", WARNING, job=job.key, path=image.path, error=error)
-    return True
 
 
 def _release(job: Job, config: Config, *, shared: bool) -> int:

@@ -33,7 +33,7 @@ OWN = "imports itself"
 """Into the user's own cache; if that fails too, ``on_site_failure`` says whether the job goes on without."""
 # What stage-in does.
 REFUSE = "refuses the job"
-HOLD = "ends the job"
+HOLD = "holds the job"
 
 
 class Rule(NamedTuple):

@@ -108,12 +108,14 @@ def release(job: int, config: Config) -> None:
         owner = _owner(config, job)
     except StorageError:
         return  # it has never begun, or was released
-    if config.shared_cache:
-        _as_cache_user(config, partial(end, shared=True))
-    if not os.geteuid():
-        privilege.run(partial(end, shared=False), Identity.of(owner["uid"], owner["gid"]), deadline=60)
-    for suffix in ("paths", "json"):
-        _file(config, job, suffix).unlink(missing_ok=True)
+    try:
+        if config.shared_cache:
+            _as_cache_user(config, partial(end, shared=True))
+        if not os.geteuid():
+            privilege.run(partial(end, shared=False), Identity.of(owner["uid"], owner["gid"]), deadline=60)
+    finally:  # Slurm does not try again
+        for suffix in ("paths", "json"):
+            _file(config, job, suffix).unlink(missing_ok=True)
 
 
 def status(config: Config) -> str:
@@ -221,11 +223,12 @@ def _requests(text: str) -> list[Request]:
 
 
 def _as_cache_user(config: Config, work: Callable[[], Any]) -> Any:
+    identity = None  # who is not root works in a child as well: Slurm kills this process, which has no time to clean up
     if os.geteuid() == 0:
         if not config.cache_user:
             raise ConfigError("stage-in needs the setting cache_user", hint="Set it to the owner of the shared cache.")
-        return privilege.run(work, Identity.of(config.cache_user), deadline=_DEADLINE)
-    return work()
+        identity = Identity.of(config.cache_user)
+    return privilege.run(work, identity, deadline=_DEADLINE)
 
 
 def _nobody() -> Identity:

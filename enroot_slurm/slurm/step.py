@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.config import Config
 from enroot_slurm.errors import EnrootSlurmError, NotFound, UsageError, WorkerFailed
+from enroot_slurm.oci.reference import Reference
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.process import complete_environment, run_program, say
@@ -31,9 +32,11 @@ from enroot_slurm.slurm.request import Request, parse_words
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from enroot_slurm.images import CachedImage
     from enroot_slurm.progress import Progress
+    from enroot_slurm.slurm.record import Result
 
-__all__ = ["LATER", "NotYet", "StepImage", "image_of", "main", "variables"]
+__all__ = ["LATER", "NotYet", "StepImage", "get_in_job", "image_of", "main", "variables"]
 
 LATER = 75
 """Status of ``--now`` when there is no image yet; EX_TEMPFAIL of sysexits.h."""
@@ -67,14 +70,7 @@ def image_of(
 
     Raises: NotYet, if it is not there and *now* is true; what the prolog has noted, or what the own import raises.
     """
-    result = record.result(request) if record else None
-    if record and result is None:
-        may_come = record.importing and (record.asks_for(request) or not record.requests)
-        if now and may_come:
-            raise NotYet
-        if may_come and progress:
-            progress.phase("waiting for the prolog")
-        result = None if now else record.wait(request, config.lock_timeout)
+    result = _noted(request, config, record, now=now, progress=progress) if record else None
     if result and result.failure:
         error = result.failure.error()
         if policy.rule_of(error).step == policy.FAIL:
@@ -82,6 +78,22 @@ def image_of(
     elif result and os.access(result.path, os.R_OK):
         return StepImage(request.name, result.path, result.digest)
     return _own_image(request, job, config, now=now, progress=progress)
+
+
+def get_in_job(uri: str, arch: str | None, config: Config, progress: Progress | None = None) -> CachedImage:
+    """`get_image` for a command, which may be part of a job: then it waits for what the job's prolog has begun.
+
+    Raises: the errors of `enroot_slurm.errors`.
+    """
+    from enroot_slurm.images import get_image  # noqa: PLC0415 - mostly the record says it
+
+    if not os.environ.get("SLURM_JOB_ID"):
+        return get_image(uri, arch=arch, config=config, progress=progress)
+    job = Job.from_environ(os.environ)
+    record = Record.find(config.run_path, job.id, job.restart)
+    if record:
+        _noted(Request(str(Reference.parse(uri)), arch or ""), config, record, progress=progress)
+    return get_image(uri, arch=arch, config=config, progress=progress, job=job.key)
 
 
 def variables(images: list[StepImage]) -> Iterator[tuple[str, str]]:
@@ -113,6 +125,24 @@ def main(*words: str) -> int:
     for name, value in variables(images):
         print(f"{name}={value}", flush=True)  # noqa: T201 - what this is for
     return 0
+
+
+def _noted(
+    request: Request, config: Config, record: Record, *, now: bool = False, progress: Progress | None = None
+) -> Result | None:
+    """What the prolog has noted about *request*, or will have when it is done; None if it does not work on it.
+
+    Raises: NotYet, if *now* is true and it may still come; WorkerFailed, StorageError.
+    """
+    result = record.result(request)
+    if result is None:
+        may_come = record.importing and (record.asks_for(request) or not record.requests)
+        if now and may_come:
+            raise NotYet
+        if may_come and progress:
+            progress.phase("waiting for the prolog")
+        result = None if now else record.wait(request, config.lock_timeout)
+    return result
 
 
 def _images(requests: list[Request], job: Job, config: Config, record: Record | None, *, now: bool) -> list[StepImage]:

@@ -36,7 +36,7 @@ function enroot_slurm_submit(job_desc)
       local reference = words:match("^image=(%S+)$")
       local why = not reference and "expected one word, image=REFERENCE" or enroot_slurm_wrong(reference)
       if why then
-        slurm.log_user("enroot-slurm: %s: %s", line, why)
+        slurm.log_user("enroot-slurm: %s: %s", line:gsub(":[^@/#]*@", ":***@"), why)
         return slurm.ERROR
       end
       found[#found + 1] = "enroot:" .. reference

@@ -18,7 +18,9 @@ from support.images import Image, Layer
 from support.pyxis import pyxis_standin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from support.slurm import Job, User
 
 pytestmark = pytest.mark.xdist_group("slurm-examples")
 
@@ -50,7 +52,7 @@ class Site:
     def __init__(self, installation, cache_user, registry) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="es-examples-", dir="/var/tmp"))
         self.directory.chmod(0o755)
-        for name in ("etc", "bin", "cache"):
+        for name in ("etc", "bin", "cache", "run"):
             (self.directory / name).mkdir()
         self.cache = self.directory / "cache"
         os.chown(self.cache, cache_user.uid, cache_user.gid)
@@ -72,40 +74,73 @@ class Site:
     def example(self, user, name, image) -> str:
         """The example *name* as *user* has it, with another image, and for this cluster; its name."""
         text = (EXAMPLES / name).read_text()
-        text = re.sub(r"docker://(?:nvcr\.io|python|registry\.example)[^\s\"]*", image.replace("#", "/"), text)
+        text = re.sub(r"docker://(?:nvcr\.io|python|registry\.example)[^\s\")]*", image.replace("#", "/"), text)
         text = re.sub(r"^#SBATCH --(gpus-per-node|exclusive).*\n", "", text, flags=re.MULTILINE)
         user.write(name, text)
         return name
 
-    def submit(self, *words, user):
+    def submit(self, *words: str, user: User) -> Job:
         """Run a command that submits a job; the job when it has ended, with its output."""
         result = self.cluster.run(*words, user=user, environment={"PATH": self.path})
         job = int(result.stdout.split()[-1])
         ended = self.cluster.wait_job(job)
-        assert ended.state == "COMPLETED", (ended, result.stderr)
         files = [user.home / f"slurm-{job}.out", *user.home.glob(f"array-{job}-*.out")]
-        return ended._replace(output="".join(file.read_text() for file in files if file.exists()))
+        ended = ended._replace(output="".join(file.read_text() for file in files if file.exists()))
+        assert ended.state == "COMPLETED", f"{ended.exit_code}\n{ended.output}\n{result.stderr}"
+        return ended
 
 
 @pytest.fixture(scope="module")
-def site(start_cluster, installation, make_user, registry) -> Iterator[Site]:
-    site = Site(installation, make_user("cache"), registry)
-    try:
-        with pyxis_standin() as pyxis:
-            site.cluster = start_cluster(
-                conf={
-                    "Prolog": str(installation.prolog),
-                    "Epilog": str(installation.epilog),
-                    "PrologFlags": "Alloc,DeferBatch",
-                },
-                files={"plugstack.conf": f"required {pyxis}\n"},
-                private=[RUN],
-                shared={"/etc/enroot-slurm": site.directory / "etc"},
-            )
-            yield site
-            assert site.cluster.sinfo_reasons() == ""
-    finally:
+def start_site(start_cluster, installation, make_user, registry) -> Iterator[Callable[..., Site]]:
+    """A function that starts a site: start_site(plugstack, conf, files)."""
+    sites = []
+
+    def start(plugstack: str, conf: dict[str, str], files: dict[str, str]) -> Site:
+        site = Site(installation, make_user("cache"), registry)
+        sites.append(site)
+        hooks = {"Prolog": str(installation.prolog), "Epilog": str(installation.epilog)}
+        site.cluster = start_cluster(
+            conf={**hooks, "PrologFlags": "Alloc,DeferBatch", **conf},
+            files={"plugstack.conf": plugstack, **files},
+            private=[RUN, "/tmp"],
+            shared={"/etc/enroot-slurm": site.directory / "etc", RUN: site.directory / "run"},
+        )
+        for node in site.cluster.nodes:
+            site.cluster.node_path(node, "/tmp").chmod(0o1777)
+        return site
+
+    yield start
+    for site in sites:
+        assert site.cluster.sinfo_reasons() == ""
         shutil.rmtree(site.directory)
+
+
+@pytest.fixture(scope="module")
+def pyxis() -> Iterator[Path]:
+    with pyxis_standin() as library:
+        yield library
+
+
+@pytest.fixture(scope="module")
+def site(start_site, pyxis) -> Site:
+    """A site with the prolog and with pyxis, and nothing of ours else."""
+    return start_site(f"required {pyxis}\n", {}, {})
+
+
+@pytest.fixture(scope="module")
+def full_site(start_site, pyxis, installation) -> Site:
+    """A site with all doors: the plug-in, the importer, stage-in; and with the example of a prolog beside ours."""
+    slurm = installation.etc / "slurm"
+    ours = (slurm / "plugstack.conf.d/enroot-slurm.conf").read_text()
+    files = {name: (slurm / name).read_text() for name in ("burst_buffer.lua", "burst_buffer.conf")}
+    importer = f"importer={installation.libexec}/pyxis-importer"
+    prologs = installation.directory / "prologs"
+    prologs.mkdir()
+    (prologs / "50-enroot-slurm").symlink_to(installation.prolog)
+    conf = {"BurstBufferType": "burst_buffer/lua", "Prolog": f"{prologs}/*"}
+    # The example's partition; the tests' other one is the default.
+    conf["PartitionName"] = "visualization Nodes=ALL"
+    return start_site(f"{ours}required {pyxis} {importer}\n", conf, files)
 
 
 @pytest.fixture
@@ -164,6 +199,41 @@ def test_local_disks(site, alice, image, registry) -> None:
     """sbcast, two nodes, and no rest."""
     registry.reset()
     job = site.submit("sbatch", site.example(alice, "local-disks.sbatch", image), user=alice)
-    assert job.output.endswith(f"{LINE}\n{LINE}\n")
+    assert job.output.splitlines().count(LINE) == 2  # among what is told of the import
     assert blobs(registry) == 2
-    assert not Path(f"/tmp/{alice.name}-pytorch.sqsh").exists()
+    assert [path for node in site.cluster.nodes for path in site.cluster.node_path(node, "/tmp").iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["prolog.sbatch", "pyxis.sbatch", "stage-in.sbatch"])
+def test_doors(full_site, alice, image, registry, name) -> None:
+    """One import for both nodes: by the prolog, by a step that it knew nothing of, or while the job was pending."""
+    registry.reset()
+    job = full_site.submit("sbatch", full_site.example(alice, name, image), user=alice)
+    assert job.output == f"{LINE}\n{LINE}\n"
+    assert blobs(registry) == 2
+
+
+def test_staged_in(full_site, alice, image, registry) -> None:
+    """The array and the training of many nodes are submitted by sbatch itself where there is stage-in."""
+    registry.reset()
+    job = full_site.submit("sbatch", full_site.example(alice, "array.sbatch", image), user=alice)
+    assert sorted(job.output.splitlines()) == [f"task {i} of 8" for i in range(1, 9)]
+    job = full_site.submit("sbatch", "-N3", full_site.example(alice, "pytorch.sbatch", image), "train.py", user=alice)
+    assert [line.split(":")[0] for line in sorted(job.output.splitlines())] == [f"task {i} of 3" for i in range(3)]
+    assert blobs(registry) == 2
+
+
+def test_a_site_s_own_prolog(full_site, installation, alice, image) -> None:
+    """Jobs of its partition have its image without asking, and a job that asks for another one has that."""
+    name = full_site.example(alice, "site_prolog.py", image)
+    text = (alice.home / name).read_text()
+    file = installation.directory / "prologs/40-site.py"
+    file.write_text(text.replace("/opt/enroot-slurm/bin/python ", f"{installation.python} ", 1))
+    file.chmod(0o755)
+    show = ["srun", "-p", "visualization", "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json"]
+    assert f'"path": "{full_site.cache}' in full_site.cluster.run(*show, user=alice).stdout
+    other = image.replace(":t1", ":t2")
+    record = full_site.cluster.run(show[0], f"--enroot-image={other}", *show[1:], user=alice, check=False)
+    assert "has no tag t2" in record.stderr
+    done = full_site.cluster.run("srun", "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", user=alice, check=False)
+    assert "No such file" in done.stderr

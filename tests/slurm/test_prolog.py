@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
+from support.site import RUN, Site
 from support.tools import require_tools
 
 if TYPE_CHECKING:
@@ -29,53 +29,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("slurm-prolog")
 
-RUN = "/run/enroot-slurm"
-TASKS = int(os.environ.get("ARRAY_TASKS", "30"))
-"""Of an array; a hundred take half a minute."""
-SQUASH = "-comp zstd -Xcompression-level 1"
 
-
-class Site:
-    """A cluster whose prolog and epilog are ours, its settings, and its shared cache: a new one for each test."""
-
-    def __init__(self, installation: Installation, cache_user: User, registry: Registry) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="es-site-", dir="/var/tmp"))
-        self.directory.chmod(0o755)
-        self.etc = self.directory / "etc"
-        self.etc.mkdir()
-        self.cache_user = cache_user
-        self.installation = installation
-        self.registry = registry
-        self.cluster: Cluster
-        self.cache = self.directory
-        self.configure()
-
-    def configure(self, **changes: Any) -> None:
-        """Write the site's settings: those of the tests, with *changes*."""
-        settings = {
-            "shared_cache": str(self.cache),
-            "cache_user": self.cache_user.name,
-            "comment_requests": "yes",
-            "insecure_registries": [self.registry.host, "127.0.0.1:1"],
-            "squash_options": SQUASH,
-            "prolog_deadline": 60,
-            "site_failure_wait": 0,
-            "transfer_retries": 0,
-            **changes,
-        }
-        lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
-        temporary = self.etc / "new"
-        temporary.write_text("".join(lines))
-        temporary.rename(self.etc / "config.yaml")
-
-    def new_cache(self) -> None:
-        self.cache = Path(tempfile.mkdtemp(prefix="cache-", dir=self.directory))
-        self.cache.chmod(0o755)
-        os.chown(self.cache, self.cache_user.uid, self.cache_user.gid)
-        self.configure()
-        for node in self.cluster.nodes:
-            for file in self.cluster.node_path(node, RUN).iterdir():
-                file.unlink()  # of a test that failed
+class PrologSite(Site):
+    """A site whose jobs ask in their comments; and what the prolog notes for them."""
 
     def record(self, job: int, node: str = "n1", restart: int = 0) -> list[dict[str, Any]]:
         """The results in a job's record on *node*; empty if there is none."""
@@ -84,13 +40,6 @@ class Site:
             return []
         return [line for line in map(json.loads, path.read_text().splitlines()) if "uri" in line]
 
-    def clean(self) -> list[str]:
-        """What is left of the jobs, and should not be."""
-        left = [str(f) for n in self.cluster.nodes for f in self.cluster.node_path(n, RUN).glob("[0-9.]*")]
-        left = [name for name in left if not name.endswith("config.json")]
-        left += [str(f) for f in self.cache.rglob("*") if f.name.endswith((".tmp", ".lease")) and f.is_file()]
-        return left + list(self.cluster.processes().values())
-
 
 @pytest.fixture(scope="module")
 def running_site(
@@ -98,8 +47,8 @@ def running_site(
     make_user: Callable[..., User],
     registry: Registry,
     start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
-    site = Site(installation, make_user("cache"), registry)
+) -> Iterator[PrologSite]:
+    site = PrologSite(installation, make_user("cache"), registry.host, "127.0.0.1:1", comment_requests="yes")
     (site.directory / "disk").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "none", site.directory / "disk"], check=True)
     site.cluster = start_cluster(
@@ -108,27 +57,23 @@ def running_site(
             "Epilog": str(installation.epilog),
             "PrologFlags": "Alloc,DeferBatch",
             "PrologEpilogTimeout": "90",
+            "JobSubmitPlugins": "lua",
         },
+        files={"job_submit.lua": (installation.etc / "slurm/job_submit.lua").read_text()},
         private=[RUN],
         shared={"/etc/enroot-slurm": site.etc},
     )
     yield site
     subprocess.run(["umount", "-l", site.directory / "disk"], check=True)
-    shutil.rmtree(site.directory)
+    site.remove()
 
 
 @pytest.fixture
-def site(running_site: Site) -> Iterator[Site]:
+def site(running_site: PrologSite) -> Iterator[PrologSite]:
     """The cluster with an empty cache; after each test no node is drained and nothing is left."""
     running_site.new_cache()
     yield running_site
-    reasons = running_site.cluster.sinfo_reasons()
-    running_site.cluster.heal()
-    assert not reasons
-    deadline = time.monotonic() + 10
-    while left := running_site.clean():
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    running_site.check_clean()
 
 
 @pytest.fixture
@@ -151,22 +96,22 @@ print(json.dumps(result and result._asdict()))
 
 
 @pytest.fixture(scope="module")
-def step(running_site: Site) -> list[str]:
+def step(running_site: PrologSite) -> list[str]:
     """A command with which a step prints what became of the job's first image, waiting for it if it must."""
     file = running_site.cluster.directory / "step.py"
     file.write_text(STEP)
     return [str(running_site.installation.python), "-I", str(file)]
 
 
-def ask(site: Site, user: User, uri: str, *command: str, nodes: int = 1, **options: Any) -> str:
+def ask(site: PrologSite, user: User, uri: str, *command: str, nodes: int = 1, **options: Any) -> str:
     """The output of a step of a job that asks for *uri* in its comment."""
-    words = ["srun", f"-N{nodes}", f"--comment=enroot:{uri}", *(command or ["true"])]
+    words = ["srun", "-Q", f"-N{nodes}", f"--comment=enroot:{uri}", *(command or ["true"])]
     done = site.cluster.run(*words, user=user, **options)
     assert done.stderr == ""
     return done.stdout
 
 
-def result_of(site: Site, user: User, uri: str) -> dict[str, Any]:
+def result_of(site: PrologSite, user: User, uri: str) -> dict[str, Any]:
     """The result that the prolog notes for *uri*, as the job's user reads it."""
     lines = ask(site, user, uri, "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json").splitlines()
     [result] = [fields for fields in map(json.loads, lines) if "uri" in fields]
@@ -193,8 +138,27 @@ def test_one_import_for_all_nodes(site, alice, push, registry, image) -> None:
     assert registry.count("GET", "/blobs/") == 3
 
 
+def test_a_node_that_comes_later(site, alice, push, registry, image) -> None:
+    """A node that was not there when the image was imported has it all the same."""
+    uri = push(image)
+    site.cluster.stop_node("n3")
+    path = result_of(site, alice, uri)["path"]
+    site.cluster.start_node("n3")
+    registry.reset()
+    out = ask(site, alice, uri, "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", nodes=3)
+    assert out.count(f'"{path}"') == 3
+    assert registry.count("GET", "/blobs/") == 0
+
+
 def test_without_locks(site, alice, push, image) -> None:
-    """Locks that do nothing cost double work, and no image."""
+    """Locks that do nothing cost double work, and no image: of a job on three nodes, and of an array."""
+    site.configure(locks="no")
+    array = site.cluster.submit(
+        "grep -c path " + RUN + "/$SLURM_JOB_ID.0.json", "--array=1-20", f"--comment=enroot:{push(image)}", user=alice
+    )
+    assert set(site.cluster.wait_job(array).output.split()) == {"1"}
+    assert site.cluster.states(array) == ["COMPLETED"] * 20
+    site.new_cache()
     site.configure(locks="no")
     out = ask(site, alice, push(image), "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", nodes=3)
     paths = [line["path"] for line in map(json.loads, out.splitlines()) if "path" in line]
@@ -203,11 +167,11 @@ def test_without_locks(site, alice, push, image) -> None:
 
 
 def test_array_of_jobs(site, alice, push, registry, image) -> None:
-    """Many tasks on three nodes at once: one import."""
+    """A hundred tasks on three nodes: one import."""
     uri = push(image)
     registry.reset()
-    job = site.cluster.run_job("true", f"--array=1-{TASKS}", f"--comment=enroot:{uri}", user=alice)
-    assert site.cluster.states(job.id) == ["COMPLETED"] * TASKS
+    job = site.cluster.run_job("true", "--array=1-100", f"--comment=enroot:{uri}", user=alice)
+    assert site.cluster.states(job.id) == ["COMPLETED"] * 100
     assert registry.count("GET", "/blobs/") == 3
 
 
@@ -241,7 +205,7 @@ def test_leases_end_with_the_job(site, alice, push, image) -> None:
     assert site.record(job)
     site.cluster.cancel(job)
     site.cluster.wait_job(job)
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
     assert not site.record(job)
 
 
@@ -252,7 +216,7 @@ def test_requeue(site, alice, push, image, registry) -> None:
     wait_for(lambda: site.record(job))
     site.cluster.run("scontrol", "requeue", job)
     site.cluster.wait_for_state(job, "PENDING")
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
     # Slurm would wait two minutes before it starts it again, for a node may refuse a job that it has just ended.
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
     site.cluster.run("scontrol", "update", f"jobid={job}", "reqnodelist=n2", "starttime=now")
@@ -283,9 +247,9 @@ def test_an_array_with_a_typo(site, alice, push, registry, image) -> None:
     uri = push(image) + "-typo"
     registry.reset()
     job = site.cluster.run_job(
-        "cat " + RUN + "/$SLURM_JOB_ID.0.json", f"--array=1-{TASKS}", f"--comment=enroot:{uri}", user=alice
+        "cat " + RUN + "/$SLURM_JOB_ID.0.json", "--array=1-40", f"--comment=enroot:{uri}", user=alice
     )
-    assert site.cluster.states(job.id) == ["COMPLETED"] * TASKS
+    assert site.cluster.states(job.id) == ["COMPLETED"] * 40
     assert '"NotFound"' in job.output
     assert registry.count("GET", "/manifests/") <= 10
 
@@ -335,6 +299,58 @@ def test_hostile_references(site, alice, text) -> None:
     assert out.stdout.isascii()
 
 
+# job_submit.lua.
+
+
+def test_lines_of_a_script_become_the_comment(site, alice, push, image, registry) -> None:
+    """``#ENROOT image=REF`` asks the prolog for an image, several for several, and a comment of the user's stays."""
+    uris = [push(image), push(Image([Layer().file("l", b"l")]))]
+    plain = [uri.removeprefix("docker://").replace("#", "/") for uri in uris]
+    script = f"""#!/bin/sh
+# a comment
+#ENROOT image={plain[0]}
+#SBATCH --comment="my own words"
+
+#ENROOT   image=docker://{plain[1]}
+cat {RUN}/$SLURM_JOB_ID.0.json
+#ENROOT image=not/a/directive
+"""
+    job = site.cluster.run_job(script, user=alice)
+    results = [fields for fields in map(json.loads, job.output.splitlines()) if "uri" in fields]
+    assert [result["uri"] for result in results] == uris
+    assert all(Path(result["path"]).is_relative_to(site.cache) for result in results)
+    shown = site.cluster.run("scontrol", "show", "job", job.id).stdout
+    assert f"Comment=my own words enroot:{plain[0]} enroot:docker://{plain[1]}" in shown
+    job = site.cluster.run_job("#!/bin/sh\n#ENROOTED image=Bad\necho ran\n", "--comment=mine", user=alice)
+    assert (job.output, job.fields["Comment"]) == ("ran\n", "mine")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("image=docker://$(touch${IFS}/tmp/owned)", "it is not a reference of an image"),
+        ("image=-rf", "it is not a reference of an image"),
+        ("image=docker://user:canary@h.example/x", "a login must not hold a password"),
+        ("image=dockerd://x", "local daemon"),
+        ("image=docker://podman://x", "local daemon"),
+        ("image=https://x", "it does not start with docker://"),
+        ("image=nvcr.io/", "the image is missing after the registry"),
+        ("image=" + "x" * 3000, "longer than 2048"),
+        ("image=x name=tools", "expected one word, image=REFERENCE"),
+        ("nvcr.io/x", "expected one word, image=REFERENCE"),
+        ("imgae=x", "expected one word, image=REFERENCE"),
+    ],
+)
+def test_lines_that_are_refused(site, alice, line, said) -> None:
+    """sbatch says what is wrong, and submits nothing."""
+    done = site.cluster.run("sbatch", user=alice, input=f"#!/bin/sh\n#ENROOT {line}\ntrue\n", check=False)
+    assert done.returncode == 1
+    assert f"sbatch: error: enroot-slurm: #ENROOT {line}"[:100].replace("canary", "***") in done.stderr
+    assert said in done.stderr
+    assert "canary" not in done.stderr
+    assert site.cluster.run("squeue", "--noheader").stdout == ""
+
+
 # The site's trouble.
 
 
@@ -350,7 +366,7 @@ def test_registry_down_then_back(site, alice, push, image) -> None:
 
 
 @pytest.fixture
-def disk(running_site: Site, site: Site) -> Iterator[Path]:
+def disk(running_site: PrologSite, site: PrologSite) -> Iterator[Path]:
     """The cache on a small file system of its own."""
     del site
     disk = running_site.directory / "disk"
@@ -450,7 +466,7 @@ def test_commands_in_credentials_are_not_run(site, alice, image) -> None:
 
 
 @pytest.fixture
-def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
+def slow(site: PrologSite, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
     """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
     go = threading.Event()
     with FaultRegistry() as registry:
@@ -464,7 +480,7 @@ def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threadi
 def test_the_deadline(site, alice, slow, step) -> None:
     """After prolog_deadline the job starts, and its step waits for the import that goes on."""
     registry, uri, go = slow
-    waiting = site.cluster.start("srun", "-N2", f"--comment=enroot:{uri}", *step, user=alice)
+    waiting = site.cluster.start("srun", "-Q", "-N2", f"--comment=enroot:{uri}", *step, user=alice)
     wait_for(lambda: registry.count("/blobs/"))
     wait_for(lambda: any("step.py" in line for line in site.cluster.processes().values()))
     go.set()
@@ -488,6 +504,26 @@ def test_the_user_s_turn_comes_after_the_deadline(site, alice, image, step) -> N
         assert Path(result["path"]).is_relative_to(alice.home)
 
 
+def test_get_in_a_job(site, alice, slow) -> None:
+    """``enroot-slurm get`` in a job's script waits for the prolog's import, and does not resolve the tag again."""
+    registry, uri, go = slow
+    path = f"{site.installation.program()}:/usr/bin:/bin"
+    script = f"enroot-slurm get {uri}; srun -N2 enroot-slurm get -q {uri}"
+    options = {"user": alice, "environment": {"PATH": path}}
+    job = site.cluster.submit(script, "-N2", f"--comment=enroot:{uri}", **options)
+    wait_for(lambda: any("bin/enroot-slurm get" in line for line in site.cluster.processes().values()))
+    wait_for(lambda: "waiting for the prolog" in site.cluster.output(job, alice.home))
+    go.set()
+    done = site.cluster.wait_job(job)
+    assert done.state == "COMPLETED", done
+    paths = [line for line in done.output.splitlines() if line.startswith("/")]
+    assert len(paths) == 3
+    assert len(set(paths)) == 1
+    assert Path(paths[0]).is_relative_to(site.cache)
+    assert registry.count("/blobs/") == 3
+    assert registry.count("/manifests/") == 1
+
+
 def test_scancel_during_an_import(site, alice, slow) -> None:
     """When a job is cancelled in its prolog, its worker ends with it, on all nodes."""
     registry, uri, _ = slow
@@ -497,7 +533,7 @@ def test_scancel_during_an_import(site, alice, slow) -> None:
     begin = time.monotonic()
     site.cluster.wait_job(job)
     assert time.monotonic() - begin < 20
-    wait_for(lambda: site.clean() == [])
+    wait_for(lambda: site.left() == [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -512,6 +548,43 @@ def test_slurmd_ends_during_an_import(site, alice, slow, number, push) -> None:
     site.cluster.cancel(job)
     site.cluster.wait_job(job)
     assert "path" in result_of(site, alice, uri)
+
+
+def test_an_orphan_prolog(site, alice, slow) -> None:
+    """A prolog whose slurmd was killed works on until the job is requeued; then the epilog ends it."""
+    registry, uri, go = slow
+    site.configure(insecure_registries=[registry.host], prolog_deadline=60)
+    job = site.cluster.submit("true", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
+    wait_for(lambda: registry.count("/blobs/"))
+    site.cluster.stop_node("n1", signal.SIGKILL)
+    assert len([line for line in site.cluster.processes().values() if line.endswith("prolog.d/50-enroot-slurm")]) == 1
+    site.cluster.start_node("n1")
+    site.cluster.run("scontrol", "requeue", job)
+    wait_for(lambda: site.left() == [])
+    go.set()
+    wait_for(lambda: site.cluster.job(job)["JobState"] == "PENDING")
+    site.cluster.run("scontrol", "update", f"jobid={job}", "starttime=now", "reqnodelist=n2")
+    wait_for(lambda: site.record(job, "n2", restart=1) or list(site.cache.rglob("*.sqsh")))
+    assert site.cluster.wait_job(job).fields["Restarts"] == "1"
+
+
+def test_two_prologs_of_one_job(site, alice, slow) -> None:
+    """Should the next start's prolog come to the node while the orphan still works, both get one image."""
+    registry, uri, go = slow
+    site.configure(insecure_registries=[registry.host], prolog_deadline=60)
+    environment = hook_environment(uri, alice, 900_040)
+    prologs = []
+    for restart in ("0", "1"):
+        environment["SLURM_JOB_RESTART_COUNT"] = restart
+        prologs.append(site.cluster.start(site.installation.prolog, node="n1", environment=environment))
+        run = site.cluster.node_path("n1", RUN)
+        wait_for((run / f"900040.{restart}.worker").exists)
+        wait_for(lambda: registry.count("/blobs/"))
+    go.set()
+    assert [prolog.wait(30) for prolog in prologs] == [0, 0]
+    assert site.record(900_040)[0]["path"] == site.record(900_040, restart=1)[0]["path"]
+    assert registry.count("/blobs/") == 3
+    site.cluster.run(site.installation.epilog, node="n1", environment=environment)
 
 
 def test_a_killed_worker(site, alice, slow, step) -> None:
@@ -620,7 +693,7 @@ def hook_environment(uri: str, user: User, job: int) -> dict[str, str]:
     }
 
 
-def traced(site: Site, hook: Path, environment: dict[str, str]) -> Trace:
+def traced(site: PrologSite, hook: Path, environment: dict[str, str]) -> Trace:
     require_tools("strace")
     file = site.directory / "trace"
     calls = "trace=%file,setresuid,clone,clone3,fork,vfork,connect"
@@ -696,4 +769,4 @@ def test_variables_of_another_form(site, alice, variable) -> None:
     environment[variable] = "../1; reboot"
     done = site.cluster.run(site.installation.prolog, node="n1", environment=environment)
     assert done.stdout + done.stderr == ""
-    assert site.clean() == []
+    assert site.left() == []

@@ -257,6 +257,7 @@ def test_a_requeued_job(site, alice, push, image) -> None:
     script = f'{SHOW}; echo restart $SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
     job = site.cluster.submit(script, "-w", "n1", "--requeue", f"--enroot-image={uri}", user=alice)
     wait_for(lambda: "restart" in site.cluster.output(job, alice.home))
+    site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output
     site.cluster.run("scontrol", "requeue", job)
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
     site.cluster.run("scontrol", "update", f"jobid={job}", "reqnodelist=n2", "starttime=now")
@@ -319,6 +320,37 @@ def test_an_image_that_is_not_there(site, alice, bob, push, image) -> None:
     assert "canary" not in site.cluster.logs(10_000)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "cause", "hint"),
+    [
+        (401, {}, "does not let us read app", "login USER password"),
+        (404, {}, "has no tag 1", "Check the spelling"),
+        (429, {"Retry-After": "3600"}, "too many requests", "credentials file"),
+    ],
+)
+def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
+    """By srun, sbatch, salloc and in a step of a job without an image: the cause, a hint, and 78; nothing runs."""
+    with FaultRegistry() as registry:
+        site.configure(insecure_registries=[registry.host])
+        uri = serve(registry, image)
+        registry.fault("/manifests/", status=status, headers=headers)
+        option = f"--enroot-image={uri}"
+        texts = []
+        for words in (["srun", option, "echo", "ran"], ["salloc", "-Q", option, "srun", "echo", "ran"]):
+            done = site.cluster.run(*words, user=alice, check=False)
+            assert (done.returncode, done.stdout) == (78, "")
+            texts.append(done.stderr)
+        jobs = [site.cluster.submit(f"srun {option} echo ran", user=alice)]
+        jobs.append(site.cluster.submit("echo ran", option, user=alice))
+        for job in map(site.cluster.wait_job, jobs):
+            assert (job.state, job.exit_code) == ("FAILED", "78:0")
+            assert "ran" not in job.output
+            texts.append(job.output)
+    for text in texts:
+        assert text.count(cause) == 1, text
+        assert hint in text, text
+
+
 @pytest.fixture
 def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
     """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
@@ -334,7 +366,7 @@ def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threadi
 def test_it_waits_for_a_running_import(site, alice, slow) -> None:
     """When the prolog's deadline is over, each task waits for the import that goes on."""
     registry, uri, go = slow
-    waiting = site.cluster.start("srun", "-N2", "-n4", f"--enroot-image={uri}", "sh", "-c", SHOW, user=alice)
+    waiting = site.cluster.start("srun", "-Q", "-N2", "-n4", f"--enroot-image={uri}", "sh", "-c", SHOW, user=alice)
     wait_for(lambda: len([line for line in site.cluster.processes().values() if "slurm.step" in line]) >= 4)
     go.set()
     out, err = waiting.communicate(timeout=30)
@@ -446,7 +478,7 @@ def test_steps_help_themselves(without_prolog, alice, push, image, registry) -> 
     uri = push(image)
     registry.reset()
     cluster = without_prolog.cluster
-    done = cluster.run("srun", "-N2", "-n4", f"--container-image={uri}", "sh", "-c", SHOW, user=alice)
+    done = cluster.run("srun", "-Q", "-N2", "-n4", f"--container-image={uri}", "sh", "-c", SHOW, user=alice)
     assert own(done.stderr) == ""
     found = paths(done.stdout)
     assert len(found) == 4

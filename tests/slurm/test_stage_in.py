@@ -62,7 +62,49 @@ def site(running_site: Site) -> Iterator[Site]:
     running_site.new_cache()
     yield running_site
     running_site.check_clean()
-    wait_for(lambda: not list((running_site.directory / "run/stage-in").iterdir()))
+    try:
+        wait_for(lambda: not list(running_site.directory.glob("run/stage-in/*")))
+    except AssertionError as error:
+        left = {file.name: file.read_text() for file in running_site.directory.glob("run/stage-in/*")}
+        error.add_note(f"{left}\n{running_site.cluster.logs()}")
+        raise
+
+
+@pytest.fixture(scope="module")
+def slurm_site(
+    installation: Installation,
+    make_user: Callable[..., User],
+    registry: Registry,
+    start_cluster: Callable[..., Cluster],
+) -> Iterator[Site]:
+    """A site whose slurmctld is not root's, but of a user who owns the shared cache, too."""
+    slurm = make_user("slurm")
+    site = Site(installation, slurm, registry.host)
+    for name, mode in (("run", 0o755), ("run/stage-in", 0o700), ("state", 0o755)):
+        (site.directory / name).mkdir(mode=mode)
+    for name in ("run/stage-in", "state"):
+        os.chown(site.directory / name, slurm.uid, slurm.gid)
+    etc = installation.etc / "slurm"
+    site.cluster = start_cluster(
+        nodes=1,
+        conf={
+            "SlurmUser": slurm.name,
+            "StateSaveLocation": f"{site.directory}/state",
+            "SlurmctldPidFile": f"{site.directory}/state/pid",
+            "Prolog": str(installation.prolog),
+            "Epilog": str(installation.epilog),
+            "PrologFlags": "Alloc,DeferBatch",
+            "BurstBufferType": "burst_buffer/lua",
+        },
+        files={
+            "burst_buffer.lua": (etc / "burst_buffer.lua").read_text(),
+            "burst_buffer.conf": (etc / "burst_buffer.conf").read_text().replace("=7200", "=4"),
+        },
+        private=[RUN],
+        shared={"/etc/enroot-slurm": site.etc, RUN: site.directory / "run"},
+    )
+    yield site
+    site.remove()
 
 
 @pytest.fixture
@@ -282,6 +324,7 @@ def test_a_requeued_job(site, alice, push, image, registry) -> None:
     command = f'{SHOW}; echo restart=$SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
     job = site.cluster.submit(script(f"image={uri}", command=command), "-w", "n1", "--requeue", user=alice)
     wait_for(lambda: "restart" in site.cluster.output(job, alice.home))
+    site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output
     registry.reset()
     site.cluster.run("scontrol", "requeue", job)
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
@@ -311,3 +354,37 @@ def test_other_jobs(site, alice) -> None:
     job = site.cluster.run_job("#!/bin/sh\necho ran\n#ENROOT image=docker://Bad\n", user=alice)
     assert (job.state, job.output) == ("COMPLETED", "ran\n")
     assert job.fields.get("BurstBuffer") is None
+    assert "_bb_get_pools" not in (site.cluster.directory / "slurmctld.log").read_text()  # it would complain
+
+
+def test_slurmctld_of_a_user(slurm_site, alice, push, image) -> None:
+    """Where slurmctld is not root's, public images are staged in as its user; a private one holds the job."""
+    job = slurm_site.cluster.run_job(script(f"image={push(image)}"), user=alice)
+    path = Path(environment(job.output)["ENROOT_SLURM_IMAGE"])
+    assert path.is_relative_to(slurm_site.cache)
+    assert path.stat().st_uid == slurm_site.cache_user.uid
+    with FaultRegistry(auth="basic", users={"alice": "canary-5d"}) as registry:
+        slurm_site.configure(insecure_registries=[registry.host])
+        alice.write(".config/enroot/.credentials", "machine 127.0.0.1 login alice password canary-5d\n")
+        held = slurm_site.cluster.submit(script(f"image={serve(registry, image)}"), user=alice)
+        wait_for(lambda: slurm_site.cluster.job(held)["Priority"] == "0")
+        reason = slurm_site.cluster.run("squeue", "--noheader", f"--jobs={held}", "--format=%r").stdout
+        assert "does not let us read app" in reason
+    slurm_site.check_clean()
+
+
+def test_the_longest_import(slurm_site, alice, image) -> None:
+    """After StageInTimeout the import ends and the job is held; released, it is staged in."""
+    cluster, go = slurm_site.cluster, threading.Event()
+    with FaultRegistry() as registry:
+        uri = serve(registry, image)
+        registry.fault("/blobs/", stall=go, after=1000)
+        slurm_site.configure(insecure_registries=[registry.host])
+        job = cluster.submit(script(f"image={uri}"), user=alice)
+        wait_for(lambda: cluster.job(job)["Priority"] == "0")
+        assert "Timeout" in cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%r").stdout
+        wait_for(lambda: importers(slurm_site) == [])
+        go.set()
+        cluster.run("scontrol", "release", job)
+        assert cluster.wait_job(job).state == "COMPLETED"
+    slurm_site.check_clean()

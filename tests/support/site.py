@@ -20,12 +20,16 @@ RUN = "/run/enroot-slurm"
 
 
 class Site:
-    """Settings in ``etc/config.yaml`` (mount `etc` at /etc/enroot-slurm), and a cache in `cache`."""
+    """Settings in ``etc/config.yaml`` (mount `etc` at /etc/enroot-slurm), and a cache in `cache`.
 
-    def __init__(self, installation: Installation, cache_user: User, *registries: str) -> None:
+    *settings* are added to those of the tests.
+    """
+
+    def __init__(self, installation: Installation, cache_user: User, *registries: str, **settings: Any) -> None:
         self.installation = installation
         self.cache_user = cache_user
         self.registries = list(registries)
+        self._settings = settings
         self.directory = Path(tempfile.mkdtemp(prefix="es-site-", dir="/var/tmp"))
         self.directory.chmod(0o755)
         self.etc = self.directory / "etc"
@@ -44,6 +48,7 @@ class Site:
             "prolog_deadline": 60,
             "site_failure_wait": 0,
             "transfer_retries": 0,
+            **self._settings,
             **changes,
         }
         lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items() if value is not None]
@@ -68,17 +73,18 @@ class Site:
         self.cluster.heal()
         assert not reasons
         deadline = time.monotonic() + 15
-        while left := self._left(records=records):
+        while left := self.left(records=records):
             assert time.monotonic() < deadline, left
             time.sleep(0.02)
 
-    def remove(self) -> None:
-        shutil.rmtree(self.directory)
-
-    def _left(self, *, records: bool) -> list[str]:
+    def left(self, *, records: bool = True) -> list[str]:
+        """What should not be there when no job is."""
         left = [str(f) for f in self.cache.rglob("*.tmp")] + list(self.cluster.processes().values())
         if records:
             left += map(str, self.leases())
             paths = [self.cluster.node_path(node, RUN) for node in self.cluster.nodes]
-            left += [str(f) for path in paths if path.exists() for f in path.glob("[0-9]*")]
+            left += [str(f) for path in paths if path.exists() for f in path.glob("[0-9.]*")]
         return left
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory)

@@ -160,7 +160,12 @@ class Cluster:
         return result
 
     def start(
-        self, *command: object, user: User | None = None, environment: Mapping[str, str] | None = None, **options: Any
+        self,
+        *command: object,
+        user: User | None = None,
+        environment: Mapping[str, str] | None = None,
+        node: str = "",
+        **options: Any,
     ) -> subprocess.Popen[str]:
         """Like `run`, but do not wait: a process in a session of its own with pipes for its output."""
         variables = {**self._environment(user), **(environment or {})}
@@ -174,7 +179,7 @@ class Cluster:
             "start_new_session": True,
             **options,
         }
-        words = [*self._mounts(), *switch, *map(str, command)]
+        words = [*self._mounts(self._private_mounts(node)), *switch, *map(str, command)]
         self._commands.append(subprocess.Popen(words, env=variables, **options))
         return self._commands[-1]
 
@@ -345,8 +350,8 @@ class Cluster:
     def _is_up(self) -> bool:
         for name, process in self._daemons.items():
             assert process.poll() is None, f"{name} ended:\n{self.logs()}"
-        states = self.run("sinfo", "-h", "-N", "-o", "%T", check=False).stdout.split()
-        return len(states) == len(self.nodes) and set(states) == {"idle"}
+        states = self.run("sinfo", "-h", "-N", "-o", "%N %T", check=False).stdout.splitlines()
+        return set(states) == {f"{node} idle" for node in self.nodes}
 
     def _start(self, log: str, name: str, *words: object) -> None:
         with (self.directory / f"{log}.log").open("ab") as output:

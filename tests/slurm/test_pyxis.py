@@ -1,0 +1,370 @@
+"""The importer for pyxis: in the hands of a driver that does as pyxis does, and of a stand-in on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.command import serve, wait_for
+from support.fault_registry import FaultRegistry
+from support.images import Image, Layer
+from support.pyxis import Importer, pyxis_standin
+from support.site import RUN, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.installation import Installation
+    from support.registry import Registry
+    from support.slurm import Cluster, User
+
+pytestmark = pytest.mark.xdist_group("slurm-pyxis")
+
+LINE = "in the image"
+CAT = "/bin/cat /etc/test"
+
+
+@pytest.fixture(scope="module")
+def running_site(
+    installation: Installation,
+    make_user: Callable[..., User],
+    registry: Registry,
+    start_cluster: Callable[..., Cluster],
+) -> Iterator[Site]:
+    site = Site(installation, make_user("cache"), registry.host)
+    run = site.directory / "run"
+    run.mkdir()
+    slurm = installation.etc / "slurm"
+    with pyxis_standin() as pyxis:
+        files = {name: (slurm / name).read_text() for name in ("burst_buffer.lua", "burst_buffer.conf")}
+        site.cluster = start_cluster(
+            nodes=2,
+            conf={
+                "Prolog": str(installation.prolog),
+                "Epilog": str(installation.epilog),
+                "PrologFlags": "Alloc,DeferBatch",
+                "BurstBufferType": "burst_buffer/lua",
+            },
+            files={**files, "plugstack.conf": f"required {pyxis} importer={installation.libexec}/pyxis-importer\n"},
+            private=[RUN],
+            shared={"/etc/enroot-slurm": site.etc, RUN: run},
+        )
+        yield site
+    site.remove()
+
+
+@pytest.fixture
+def site(running_site: Site, alice: User) -> Iterator[Site]:
+    """The cluster with empty caches; after each test no node is drained and nothing is left."""
+    running_site.new_cache()
+    yield running_site
+    running_site.check_clean()
+    own = alice.home / ".cache/enroot"
+    assert [str(file) for pattern in ("*.tmp", "pyxis-*") for file in own.rglob(pattern)] == []
+    shutil.rmtree(own, ignore_errors=True)
+
+
+@pytest.fixture
+def image() -> Image:
+    layer = Layer().dirs("bin", "etc", "tmp").file("bin/busybox", Path("/bin/busybox").read_bytes(), 0o755)
+    for name in ("cat", "sh", "sleep"):
+        layer.symlink(f"bin/{name}", "busybox")
+    layer.file("etc/test", f"{LINE}\n".encode())
+    return Image([layer.file("etc/random", os.urandom(40_000))])
+
+
+@pytest.fixture
+def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
+    """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
+    go = threading.Event()
+    with FaultRegistry() as registry:
+        uri = serve(registry, image)
+        registry.fault("/blobs/", stall=go, after=1000)
+        site.configure(insecure_registries=[registry.host], prolog_deadline=0.5)
+        yield registry, uri, go
+        go.set()
+
+
+@pytest.fixture
+def make_importer(site: Site, alice: User) -> Callable[..., Importer]:
+    """A function that makes the driver of our importer; the arguments are `Importer`'s, from the job's number on."""
+
+    def make(job: int, step: str = "", **options: object) -> Importer:
+        return Importer(site.cluster, site.installation.libexec / "pyxis-importer", alice, job, step, **options)
+
+    return make
+
+
+@pytest.fixture
+def hooks(site: Site, alice: User) -> Iterator[Callable[[int, str], None]]:
+    """A function that runs the prolog of a job of alice's, as slurmd does on n1: hooks(JOB, URI); epilogs follow."""
+    jobs = []
+
+    def variables(job: int, uri: str = "") -> dict[str, str]:
+        return {
+            "SLURM_JOB_ID": str(job),
+            "SLURM_JOB_UID": str(alice.uid),
+            "SLURM_JOB_GID": str(alice.gid),
+            "SLURM_JOB_USER": alice.name,
+            "SLURM_JOB_RESTART_COUNT": "0",
+            "SLURMD_NODENAME": "n1",
+            "SPANK__SLURM_SPANK_OPTION_pyxis_container_image": uri,
+        }
+
+    def prolog(job: int, uri: str) -> None:
+        jobs.append(job)
+        site.cluster.run(site.installation.prolog, node="n1", environment=variables(job, uri))
+
+    yield prolog
+    for job in jobs:
+        site.cluster.run(site.installation.epilog, node="n1", environment=variables(job))
+
+
+def status_files(alice: User) -> list[Path]:
+    return list((alice.home / ".cache/enroot").glob("jobs/*/pyxis-*.json"))
+
+
+# By the driver: what pyxis promises, and what it asks for.
+
+
+@pytest.mark.parametrize("step", ["0", ""], ids=["step", "batch"])
+def test_the_image_of_the_prolog(site, alice, push, image, registry, make_importer, hooks, step) -> None:
+    """One line with an absolute path, to the image that the prolog has imported; the registry is not asked again."""
+    uri = push(image)
+    hooks(1001, uri)
+    registry.reset()
+    importer = make_importer(1001, step)
+    said = importer.get(uri)
+    assert said.status == 0, said.log
+    path = Path(said.line)
+    assert path.is_absolute()
+    assert path.is_relative_to(site.cache)
+    assert said.log == ""
+    assert importer.release() == (0, "", "")
+    assert path.is_file()
+    assert importer.get(uri.replace("#", "/")).line == said.line  # pyxis' users may write it so
+    assert registry.requests() == []
+    assert status_files(alice) == []
+
+
+def test_without_a_prolog(site, alice, push, image, registry, make_importer) -> None:
+    """The user's own cache gets the image, once; HOME and USER may be missing (--export=NONE)."""
+    uri = push(image)
+    first = make_importer(1002, "0").get(uri)
+    assert first.status == 0, first.log
+    assert Path(first.line).is_relative_to(alice.home / ".cache/enroot")
+    registry.reset()
+    assert make_importer(1002, "1", environment={}).get(uri).line == first.line
+    assert registry.count("GET", "/blobs/") == 0
+    assert list(site.cache.rglob("*.sqsh")) == []
+
+
+def test_release(push, image, make_importer) -> None:
+    """It may come twice, alone, or after a step that was killed: the path lives, and nothing complains."""
+    importer = make_importer(1003, "0")
+    assert importer.release() == (0, "", "")
+    path = Path(importer.get(push(image)).line)
+    assert [importer.release() for _ in range(2)] == [(0, "", "")] * 2
+    assert path.is_file()
+
+
+def test_a_killed_step(alice, slow, make_importer) -> None:
+    """SIGKILL of an import, then release alone: the status goes, and the next step has its image."""
+    registry, uri, go = slow
+    importer = make_importer(1004, "0")
+    call = importer.begin("get", uri)
+    wait_for(lambda: registry.count("/blobs/"))
+    wait_for(lambda: status_files(alice))
+    call.process.kill()
+    said = call.end()
+    assert (said.status, said.line) == (-signal.SIGKILL, "")
+    assert importer.release() == (0, "", "")
+    assert status_files(alice) == []
+    go.set()
+    assert make_importer(1004, "1").get(uri).status == 0
+
+
+def test_the_status_file(alice, slow, make_importer) -> None:
+    """While it works, people can see how far it is, though pyxis hides what it says."""
+    registry, uri, go = slow
+    call = make_importer(1005, "3").begin("get", uri)
+    wait_for(lambda: registry.count("/blobs/"))
+    wait_for(lambda: [f for f in status_files(alice) if json.loads(f.read_text())["expected"]])
+    [file] = status_files(alice)
+    assert file.stat().st_uid == alice.uid
+    fields = json.loads(file.read_text())
+    assert (fields["node"], fields["step"], fields["uri"]) == ("n1", "3", uri)
+    assert fields["phase"]
+    assert fields["received"] < fields["expected"]
+    go.set()
+    said = call.end()
+    assert (said.status, said.log) == (0, "")
+    assert status_files(alice) == []
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["waiting", "importing"])
+def test_sigterm(site, alice, slow, make_importer, hooks, waiting) -> None:
+    """Slurm ends a step: the importer ends at once, whether it waits for the prolog's import or imports itself."""
+    registry, uri, go = slow
+    if waiting:
+        hooks(1006, uri)
+    call = make_importer(1006, "0").begin("get", uri)
+    wait_for(lambda: registry.count("/blobs/"))
+    if waiting:
+        wait_for(lambda: any("waiting for the prolog" in f.read_text() for f in status_files(alice)))
+    begin = time.monotonic()
+    call.process.send_signal(signal.SIGTERM)
+    said = call.end()
+    assert time.monotonic() - begin < 5
+    assert (said.status, said.line) == (128 + signal.SIGTERM, "")
+    assert status_files(alice) == []
+    assert [line for line in site.cluster.processes().values() if "slurm.pyxis" in line] == []
+    assert not list((alice.home / ".cache/enroot").rglob("*.tmp"))
+    go.set()
+
+
+def test_it_waits_for_the_prolog(site, slow, make_importer, hooks) -> None:
+    """An import that goes on after the prolog's deadline is not doubled."""
+    registry, uri, go = slow
+    hooks(1007, uri)
+    call = make_importer(1007, "0").begin("get", uri)
+    wait_for(lambda: any("slurm.pyxis" in line for line in site.cluster.processes().values()))
+    go.set()
+    said = call.end()
+    assert said.status == 0, said.log
+    assert Path(said.line).is_relative_to(site.cache)
+    assert registry.count("/blobs/") == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("dockerd://x", ["local daemon"]),
+        ("docker://dockerd://x", ["local daemon"]),
+        ("docker://podman://x", ["local daemon"]),
+        ("docker://docker://x", ["docker:// is there twice", "Write docker://x"]),
+        ("docker://x y", ["expected one image"]),
+        ("docker://x arch=arm64", ["expected one image"]),
+        ("docker://-rf", ["not a repository name"]),
+        ("docker://$(reboot)", ["not a repository name"]),
+        ("docker://a\nb", ["expected one image"]),
+        ("docker://a\x1b[31m", ["not a repository name"]),
+        ("docker://" + "x" * 5000, ["characters long"]),
+        ("docker://user:canary@h.example/x", ["must not hold a password"]),
+    ],
+)
+def test_what_is_no_image(make_importer, uri, said) -> None:
+    """What pyxis passes on, whatever it is, gets an answer of its own, in the last lines of the log; no traceback."""
+    done = make_importer(1008, "0").get(uri)
+    assert (done.status, done.line) == (2, "")
+    for text in said:
+        assert text in done.log
+    assert "Traceback" not in done.log
+    assert "canary" not in done.log
+    assert len(done.log) < 2000
+
+
+# By Slurm: with the stand-in as a plug-in.
+
+
+def test_every_door(site, alice, push, image, registry) -> None:
+    """sbatch, srun and salloc: the prolog imports, and the tasks are in the image; a batch script is outside of it."""
+    uri = push(image)
+    plain = uri.removeprefix("docker://").replace("#", "/")
+    registry.reset()
+    run = site.cluster.run
+    words = [f"--container-image={uri}", "cat", "/etc/test"]
+    assert run("srun", "-N2", *words, user=alice).stdout == f"{LINE}\n" * 2
+    assert run("salloc", "-N2", f"--container-image={uri}", "srun", "cat", "/etc/test", user=alice).stdout == (
+        f"{LINE}\n" * 2
+    )
+    script = f'#!/bin/sh\n#SBATCH --container-image={plain}\necho "$STANDIN_IMAGE"\nsrun {CAT}\n'
+    job = site.cluster.run_job(script, "-N2", user=alice)
+    assert job.state == "COMPLETED", job
+    path, *lines = job.output.splitlines()
+    assert Path(path).is_relative_to(site.cache)
+    assert lines == [LINE] * 2
+    assert registry.count("GET", "/blobs/") == 2
+
+
+def test_stage_in_and_another_image(site, alice, push, image, registry) -> None:
+    """A step gets what was staged in while the job was pending, without a request; one beside it imports its own image.
+
+    The second one is the user's: nobody but the step has asked for it.
+    """
+    uri, other = push(image), push(Image([*image.layers, Layer().file("etc/test", b"another\n")]))
+    script = f"""#!/bin/sh
+#ENROOT image={uri}
+srun --overlap --container-image={uri} sh -c '{CAT}; echo $STANDIN_IMAGE' &
+wait
+touch ready
+while [ -e ready ]; do sleep 0.1; done
+srun --overlap --container-image={uri} sleep 1 &
+srun --overlap --container-image={other} sh -c '{CAT}; echo $STANDIN_IMAGE' &
+wait
+"""
+    job = site.cluster.submit(script, user=alice)
+    wait_for(lambda: site.cluster.job(job)["JobState"] == "RUNNING")
+    registry.reset()
+    wait_for((alice.home / "ready").exists)
+    assert registry.requests() == []
+    (alice.home / "ready").unlink()
+    done = site.cluster.wait_job(job)
+    assert done.state == "COMPLETED", done
+    first, path, second, own = done.output.splitlines()
+    assert (first, second) == (LINE, "another")
+    assert Path(path).is_relative_to(site.cache)
+    assert Path(own).is_relative_to(alice.home)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "cause", "hint"),
+    [
+        (401, {}, "does not let us read app", "login USER password"),
+        (404, {}, "has no tag 1", "Check the spelling"),
+        (429, {"Retry-After": "3600"}, "too many requests", "credentials file"),
+    ],
+)
+def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
+    """By each door the cause and a hint are the last lines of the log that pyxis shows; no node is drained."""
+    with FaultRegistry() as registry:
+        site.configure(insecure_registries=[registry.host])
+        uri = serve(registry, image)
+        registry.fault("/manifests/", status=status, headers=headers)
+        option = f"--container-image={uri}"
+        texts = []
+        for words in (["srun", option, "true"], ["salloc", "-Q", option, "srun", "true"]):
+            done = site.cluster.run(*words, user=alice, check=False)
+            assert done.returncode != 0
+            texts.append(done.stderr)
+        jobs = [site.cluster.submit(CAT, option, user=alice)]
+        jobs.append(site.cluster.submit(f"srun {option} {CAT}", user=alice))
+        for job in map(site.cluster.wait_job, jobs):
+            assert job.state == "FAILED"
+            texts.append(job.output)
+    for text in texts:
+        shown = [line.partition("pyxis:     ")[2] for line in text.splitlines() if "pyxis:     " in line]
+        assert any(cause in line for line in shown[-3:]), text
+        assert hint in shown[-1], text
+        assert LINE not in text
+
+
+def test_scancel_while_it_waits(site, alice, slow) -> None:
+    """A job whose step waits for its image is gone within KillWait, and so are all processes."""
+    registry, uri, _ = slow
+    site.cluster.start("srun", "-N2", f"--container-image={uri}", "cat", "/etc/test", user=alice)
+    wait_for(lambda: any("slurm.pyxis get" in line for line in site.cluster.processes().values()))
+    job = int(site.cluster.run("squeue", "--noheader", "--format=%A").stdout)
+    begin = time.monotonic()
+    site.cluster.run("scancel", job, user=alice)
+    site.cluster.wait_job(job)
+    wait_for(lambda: site.cluster.processes() == {})
+    assert time.monotonic() - begin < 10
+    assert registry.count("/blobs/") <= 2
