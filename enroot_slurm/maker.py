@@ -123,7 +123,9 @@ class Maker:
             download=session.repository.blob,
             progress=session.progress,
         )
-        with contextlib.nullcontext() if self._can_join(layers) else self._slots.one():
+        with contextlib.nullcontext(False) if self._can_join(layers) else self._slots.one() as waited:
+            if waited:
+                session.progress.phase(f"importing {manifest.digest.short}")
             check_space(
                 layers, image, lookup=lookup, store=self._store, config=session.config, warn=session.progress.warn
             )

@@ -42,14 +42,12 @@ class Slots:
         self._waits = waits
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold one of the slots, once there is one or the time is over."""
+    def one(self) -> Iterator[bool]:
+        """Hold one of the slots, once there is one or the time is over; whether that meant waiting."""
         with contextlib.ExitStack() as stack:
-            if self._slots:
-                self._wait(stack)
-            yield
+            yield bool(self._slots) and self._wait(stack)
 
-    def _wait(self, stack: contextlib.ExitStack) -> None:
+    def _wait(self, stack: contextlib.ExitStack) -> bool:
         patience: list[Patience] = []
         pause = _POLL
         while not any(self._take(slot, stack) for slot in self._slots):
@@ -61,6 +59,7 @@ class Slots:
                     slot.force()
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_POLL)
+        return bool(patience)
 
     @staticmethod
     def _take(slot: Lock, stack: contextlib.ExitStack) -> bool:

@@ -28,6 +28,8 @@ _WHITEOUT = b".wh."
 _AUFS = b".wh..wh."  # metadata of aufs, which is nobody's file
 _OPAQUE = b".wh..wh..opq"
 
+_MAX_ENTRIES = 10_000_000
+"""Names that an image may have."""
 POSITIONS = 1 << 40
 """Positions of inodes that a layer has: an inode of the tree is ``layer * POSITIONS + position``."""
 
@@ -86,6 +88,8 @@ class Tree:
                     below.append((len(self), number, inodes))
                 self._add(kind, inodes[0], at)
             self._last.append(len(self))
+            if len(self) > _MAX_ENTRIES:
+                raise CannotLink(f"the layers have more than {_MAX_ENTRIES} names")
             pending += reversed(below)
 
     def _add(self, kind: int, inode: int, name: int) -> None:

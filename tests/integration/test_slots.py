@@ -83,6 +83,7 @@ def test_others_wait(node, limit) -> None:
     node.release.set()
     assert [each.wait() for each in (*first, last)] == [0] * (limit + 1)
     assert node.begun(9) == 1
+    assert "importing" in last.said.partition("max_imports")[2].partition("joining")[0]
     assert len(list(node.cache.glob("locks/slot-*.lock"))) == limit
     assert list(node.cache.glob("locks/*.worker")) == []
 

@@ -20,6 +20,7 @@ from support.tree import ROOT, diff_trees, read_tree
 from enroot_slurm.errors import StorageError
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.squashfs import link as link_module
+from enroot_slurm.squashfs import tree
 from enroot_slurm.squashfs.format import CannotLink, Superblock
 from enroot_slurm.squashfs.link import link
 
@@ -320,3 +321,16 @@ def test_a_full_disk_is_told(tmp_path):
             link_layers(tmp_path / "small" / "linked", [image])
     finally:
         subprocess.run(["umount", tmp_path / "small"], check=True)
+
+
+def test_too_many_names(tmp_path, monkeypatch):
+    """An image has a limit of names: that of all its layers together."""
+    layers = [
+        layer_image(tmp_path / f"layer{n}", archive([Member(f"{n}-{i}", content=b"") for i in range(50)]))
+        for n in (1, 2)
+    ]
+    link_layers(tmp_path / "whole", layers)
+    monkeypatch.setattr(tree, "_MAX_ENTRIES", 90)
+    link_layers(tmp_path / "one", layers[:1])
+    with pytest.raises(CannotLink, match="more than 90 names"):
+        link_layers(tmp_path / "both", layers)
