@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,11 +19,23 @@ if TYPE_CHECKING:
 
     from image import BuiltImage
 
-__all__ = ["AGAIN", "BOUND", "CONTENDERS", "JOINED_COLD", "NEW_LAYER", "OURS_COLD", "REPLACED", "Contender", "Place"]
+__all__ = [
+    "AGAIN",
+    "BOUND",
+    "CONTENDERS",
+    "GET_AGAIN",
+    "JOINED_COLD",
+    "NEW_LAYER",
+    "OURS_COLD",
+    "REPLACED",
+    "Contender",
+    "Place",
+]
 
 OURS_COLD = "enroot-slurm, cold, streamed"
 JOINED_COLD = "enroot-slurm, cold"
 AGAIN = "enroot-slurm, again"
+GET_AGAIN = "enroot-slurm get, again"
 NEW_LAYER = "enroot-slurm, a new top layer"
 REPLACED = "enroot-slurm, a layer replaced"
 BOUND = "bound"
@@ -86,7 +99,7 @@ class Contender(NamedTuple):
         return [program for program in self.programs if not shutil.which(program, path=_SYSTEM_PATH)]
 
 
-def _ours(place: Place, cache: Path, *arguments: str) -> tuple[list[Command], dict[str, str]]:
+def _ours(place: Place, cache: Path, *arguments: str, command: str = "import") -> tuple[list[Command], dict[str, str]]:
     registry, _, name = place.repository.partition("/")
     uri = f"docker://{registry}#{name}"
     environment = place.environment | {
@@ -96,8 +109,8 @@ def _ours(place: Place, cache: Path, *arguments: str) -> tuple[list[Command], di
         "ENROOT_TEMP_PATH": str(place.run / "tmp"),
         "ENROOT_SQUASH_OPTIONS": " ".join(place.options),
     }
-    program = (sys.executable, "-m", "enroot_slurm", "import", *arguments, "-o", str(place.output))
-    return [Command((*program, uri))], environment
+    output = ("-o", str(place.output)) if command == "import" else ()
+    return [Command((sys.executable, "-m", "enroot_slurm", command, *arguments, *output, uri))], environment
 
 
 def _cold(place: Place) -> tuple[list[Command], dict[str, str]]:
@@ -114,6 +127,13 @@ def _warm_streamed(place: Place) -> tuple[list[Command], dict[str, str]]:
 
 def _again(place: Place) -> tuple[list[Command], dict[str, str]]:
     return _ours(place, place.cache)
+
+
+def _get_again(place: Place) -> tuple[list[Command], dict[str, str]]:
+    commands, environment = _ours(place, place.run / "cache", command="get")
+    for command in commands:
+        subprocess.run(command.words, env=environment, check=True, capture_output=True)
+    return commands, environment
 
 
 def _without_layer(place: Place, number: int) -> tuple[list[Command], dict[str, str]]:
@@ -191,12 +211,13 @@ def _bound_inputs(place: Place) -> list[Path]:
 
 
 CONTENDERS = (
-    Contender(JOINED_COLD, ("mksquashfs",), _cold, _registry_blobs),
-    Contender(AGAIN, ("mksquashfs",), _again, _cached_files),
-    Contender(NEW_LAYER, ("mksquashfs",), _new_layer, _cached_files),
-    Contender(REPLACED, ("mksquashfs",), _replaced, _cached_files),
-    Contender(OURS_COLD, ("mksquashfs",), _streamed, _registry_blobs),
-    Contender("enroot-slurm, blobs cached, streamed", ("mksquashfs",), _warm_streamed, _cached_files),
+    Contender(JOINED_COLD, (), _cold, _registry_blobs),
+    Contender(AGAIN, (), _again, _cached_files),
+    Contender(GET_AGAIN, (), _get_again, lambda _: []),
+    Contender(NEW_LAYER, (), _new_layer, _cached_files),
+    Contender(REPLACED, (), _replaced, _cached_files),
+    Contender(OURS_COLD, (), _streamed, _registry_blobs),
+    Contender("enroot-slurm, blobs cached, streamed", (), _warm_streamed, _cached_files),
     Contender("skopeo, umoci, mksquashfs", ("skopeo", "umoci", "mksquashfs"), _umoci, _registry_blobs),
     Contender("ch-image, ch-convert", ("ch-image", "ch-convert", "mksquashfs"), _charliecloud, _registry_blobs),
     Contender(BOUND, ("mksquashfs",), _bound, _bound_inputs),

@@ -23,7 +23,7 @@ _LABELS = {
 
 
 def main() -> None:
-    newest = max((HERE / "results").glob("full-*.json"), default=None, key=lambda path: path.name)
+    newest = max((HERE / "results").glob("full-2*.json"), default=None, key=lambda path: path.name)
     source = Path(sys.argv[1]) if len(sys.argv) > 1 else newest
     if source is None:
         sys.exit("no results: run benchmarks/run.py first")

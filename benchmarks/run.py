@@ -42,10 +42,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     arguments = _arguments()
     if arguments.markdown or arguments.document:
-        newest = max(RESULTS.glob(f"{arguments.image}-*.json"), default=None, key=lambda path: path.name)
+        newest = max(RESULTS.glob(f"{arguments.image}-2*.json"), default=None, key=lambda path: path.name)
         if newest is None:
             sys.exit(f"no results of the image '{arguments.image}' in {RESULTS}")
         table = report.markdown(json.loads(newest.read_text()))
+        shared = max(RESULTS.glob(f"{arguments.image}-xfs-*.json"), default=None, key=lambda path: path.name)
+        if shared is not None:
+            table += "\n## On a file system that shares blocks\n\n" + report.markdown(json.loads(shared.read_text()))
         if arguments.document:
             before, mark, _ = DOCUMENT.read_text().partition("-->\n")
             DOCUMENT.write_text(before + mark + "\n" + table + "\n" + "".join(_after_results(DOCUMENT)))
@@ -61,13 +64,14 @@ def main() -> int:
     image = build(arguments.image, work)
     results: dict[str, Any] = {
         "image": {"name": image.name, **image.facts},
-        "machine": _machine(),
+        "machine": _machine(arguments.runs or work),
         "started": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
         "repeat": arguments.repeat,
         "runs": [],
     }
     RESULTS.mkdir(exist_ok=True)
-    target = arguments.output or RESULTS / f"{image.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
+    kind = "" if arguments.runs is None else f"-{results['machine']['file_system']}"
+    target = arguments.output or RESULTS / f"{image.name}{kind}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.json"
     storage = work / "registry"
     with (
         Registry(work / "http", storage=storage) as registry,
@@ -76,8 +80,8 @@ def main() -> int:
         push(image, registry)
         for options, contender in _turns(arguments.options, contenders, arguments.repeat):
             place = Place(
-                run=work / "run",
-                cache=work / "cache",
+                run=(arguments.runs or work) / "run",
+                cache=(arguments.runs or work) / "cache",
                 image=image,
                 repository=f"{registry.host}/bench/{image.name}:{image.tag}",
                 secure_repository=f"{secure.host}/bench/{image.name}:{image.tag}",
@@ -106,6 +110,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--options", action="append", metavar="OPTIONS", help="of mksquashfs; again for more sets")
     parser.add_argument("--only", action="append", metavar="WORD", help="contenders with WORD in their name")
     parser.add_argument("--work", type=Path, default=WORK, help="directory for images and runs: %(default)s")
+    parser.add_argument("--runs", type=Path, help="directory for runs and caches, on another file system; --work")
     parser.add_argument("--output", type=Path, help="where to write the results (JSON)")
     parser.add_argument("--markdown", action="store_true", help="only print the newest results as a table")
     parser.add_argument("--document", action="store_true", help="only put them into docs/benchmarks.md")
@@ -140,7 +145,8 @@ def _run(contender: Contender, place: Place, results: dict[str, Any]) -> Cost | 
     row = {"contender": contender.name, "options": " ".join(place.options), "load": round(load, 2)}
     row |= {key: round(value, 3) if isinstance(value, float) else value for key, value in cost._asdict().items()}
     row["stages"] = [round(seconds, 3) for seconds in cost.stages]
-    row["size"] = place.output.stat().st_size
+    cached = [path.stat().st_size for path in (place.run / "cache/images").rglob("*.sqsh")]
+    row["size"] = place.output.stat().st_size if place.output.exists() else max(cached)
     results["runs"].append(row)
     shutil.rmtree(place.run)
     return cost
@@ -189,7 +195,7 @@ def _medians(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return medians
 
 
-def _machine() -> dict[str, Any]:
+def _machine(directory: Path) -> dict[str, Any]:
     processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
     versions = {
@@ -204,7 +210,7 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": int(memory[1]) << 10 if memory else 0,
         "kernel": platform.release(),
-        "file_system": _output("findmnt", "-no", "FSTYPE", "-T", str(WORK)),
+        "file_system": _output("findmnt", "-no", "FSTYPE", "-T", str(directory)),
         "python": platform.python_version(),
         "versions": {name: _version(_output(*command)) for name, command in versions.items()},
     }
