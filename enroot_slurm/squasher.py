@@ -43,7 +43,7 @@ class Squasher:
         self._now = now if epoch is None else epoch
         self._epoch = epoch
         self._pool = ThreadPoolExecutor(config.squash_options.processors or config.max_processors, "squash")
-        self._running: set[Mksquashfs] = set()
+        self._running: set[Mksquashfs | ImageWriter] = set()
         self._ended = False
 
     def __enter__(self) -> Self:
@@ -74,13 +74,20 @@ class Squasher:
                 yield program
         else:
             with writer, contextlib.ExitStack() as stack:
+                self._begin(writer, stack)
                 yield writer, stack
 
     def kill(self) -> None:
-        """End all programs; whoever writes to one gets an error."""
+        """End all images that are being written; whoever writes gets an error."""
         self._ended = True
-        for program in tuple(self._running):
-            program.kill()
+        for each in tuple(self._running):
+            each.kill()
+
+    def _begin(self, image: Mksquashfs | ImageWriter, stack: contextlib.ExitStack) -> None:
+        self._running.add(image)
+        stack.callback(self._running.discard, image)
+        if self._ended:  # it was begun while the others were ended
+            image.kill()
 
     @contextlib.contextmanager
     def _program(
@@ -91,10 +98,7 @@ class Squasher:
             Mksquashfs(path, options, processors=self._config.max_processors, memory=memory, time=time) as program,
             contextlib.ExitStack() as stack,
         ):
-            self._running.add(program)
-            if self._ended:  # it was started while the others were killed
-                program.kill()
-            stack.callback(self._running.discard, program)
+            self._begin(program, stack)
             try:
                 yield _Archived(program), stack
             except BrokenPipeError:

@@ -23,7 +23,7 @@ from enroot_slurm.errors import EnrootSlurmError, StorageError
 from enroot_slurm.oci.digest import hash_of_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
     from typing import BinaryIO
 
@@ -134,15 +134,9 @@ class ImageFile(NamedTuple):
             raise Unusable(f"the cached image can't be used: {error}") from None
         return sidecar
 
-    @contextlib.contextmanager
-    def temporary(self, place: Place) -> Iterator[Path]:
+    def temporary(self, place: Place) -> contextlib.AbstractContextManager[Path]:
         """A name in the directory of the image that no other process has; what is left there at the end is removed."""
-        path = self.path.with_name(f".{self.path.name[7:19]}.{place.unique()}.tmp")
-        try:
-            yield path
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        return place.temporary(self.path, self.path.name[7:19])
 
     def publish(self, temporary: Path, place: Place, like: Sidecar) -> Sidecar:
         """Give the complete image at *temporary* its name; what *like* says of it, with its size, time and hash.

@@ -19,7 +19,6 @@ from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from enroot_slurm.cache.locks import Lock
@@ -96,16 +95,10 @@ class CachedLayer(NamedTuple):
         except (OSError, ValueError, Untrusted):
             return False
 
-    @contextlib.contextmanager
-    def temporary(self) -> Iterator[Path]:
+    def temporary(self) -> contextlib.AbstractContextManager[Path]:
         """A name in the directory of the image that no other process has; removed at the end if still there."""
         assert self.place is not None
-        path = self.path.with_name(f".{self.diff_id.short}.{self.place.unique()}.tmp")
-        try:
-            yield path
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+        return self.place.temporary(self.path, self.diff_id.short)
 
     def publish(self, temporary: Path) -> None:
         """Give the complete image at *temporary* its name, unless another process has been faster.  Raises: OSError."""

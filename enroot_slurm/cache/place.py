@@ -7,9 +7,11 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.cache.layout import maker_of
 from enroot_slurm.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["Place", "SharedCache", "sync_directory", "unwritable", "write_all"]
@@ -47,6 +49,24 @@ class Place(NamedTuple):
     def unique(self) -> str:
         """A word that no other process has, on any node: ``HOST.JOB.PID.RANDOM``."""
         return f"{os.uname().nodename}.{self.job or '-'}.{os.getpid()}.{os.urandom(4).hex()}"
+
+    @contextlib.contextmanager
+    def temporary(self, path: Path, name: str) -> Iterator[Path]:
+        """A file name beside *path*, with *name* in it, that no other process has; what is there at the end is removed.
+
+        So is, now, what processes that were killed on this host have left for *name*.
+        """
+        with contextlib.suppress(OSError):
+            for left in path.parent.glob(f".{name}.*.tmp"):
+                maker = maker_of(left.name, os.uname().nodename)
+                if maker is not None and not os.path.lexists(f"/proc/{maker}"):
+                    left.unlink()
+        temporary = path.with_name(f".{name}.{self.unique()}.tmp")
+        try:
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def write(self, path: Path, content: bytes, *, replace: bool = True) -> bool:
         """Let *path* be a file with *content*, complete at any time; False if there is one and not to *replace* it.

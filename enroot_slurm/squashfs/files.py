@@ -8,6 +8,7 @@ from array import array
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.errors import ConversionError
 from enroot_slurm.squashfs.blocks import UNCOMPRESSED
 from enroot_slurm.squashfs.inodes import NOTHING
 
@@ -62,6 +63,8 @@ class Files:
         self._done: Callable[[Stored], None] = lambda _: None
         self._left = self._room = 0
         self._pieces: list[memoryview] = []
+        self.ended = False
+        """Set from another thread: whoever goes on gets ConversionError."""
 
     def begin(self, size: int, done: Callable[[Stored], None]) -> None:
         """Begin a file; *size* bytes are to come, by `slice` and `zeros`."""
@@ -104,6 +107,8 @@ class Files:
 
     def _cut(self) -> None:
         """A block is complete, or the last part of a file."""
+        if self.ended:
+            raise ConversionError("the image is not wanted any more")
         pieces, self._pieces = self._pieces, []
         size = min(self._left, self._block_size)
         if size < self._block_size and (self._packs_tails or (self._packs and self._size < self._block_size)):

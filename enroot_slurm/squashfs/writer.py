@@ -150,6 +150,10 @@ class ImageWriter:
         write(self._fd, 0, [bytes(superblock), options])
         return superblock
 
+    def kill(self) -> None:
+        """Let whoever still writes, in another thread, get ConversionError."""
+        self._files.ended = True
+
     def __enter__(self) -> Self:
         return self
 

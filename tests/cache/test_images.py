@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import threading
 import time
 
@@ -154,3 +155,17 @@ def test_recipes():
     recipes = {recipe_of("-comp zstd", None), recipe_of("-comp zstd", 0), recipe_of("-comp xz", None)}
     assert len(recipes) == 3
     assert all(len(r) == 16 and r.isalnum() for r in recipes)
+
+
+def test_what_a_killed_process_left_goes(file, place):
+    """Who makes an image again removes what a process that has ended left for it on this host, and nothing else."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    host = os.uname().nodename
+    with file.temporary(place) as temporary:
+        short = temporary.name.split(".")[1]
+    stays = [f".{short}.elsewhere.-.{ended.pid}.00000000.tmp", f".{short}.{host}.-.{os.getpid()}.00000000.tmp"]
+    for name in (*stays, f".{short}.{host}.-.{ended.pid}.00000000.tmp"):
+        file.path.with_name(name).touch()
+    with file.temporary(place):
+        assert sorted(os.listdir(file.path.parent)) == sorted(stays)

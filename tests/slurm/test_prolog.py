@@ -637,7 +637,7 @@ def test_a_home_that_hangs(site, alice, push, image, hanging_home) -> None:
         wait_for(lambda: "user " in journal.read_text())
         assert len(site.cluster.processes()) > 0
         site.cluster.run(site.installation.epilog, node="n1", environment=environment)
-    assert site.clean() == []
+    site.check_clean()
 
 
 # What root does.
