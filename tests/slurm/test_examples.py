@@ -110,9 +110,10 @@ def start_site(start_cluster, installation, make_user, registry) -> Iterator[Cal
         return site
 
     yield start
+    reasons = [site.cluster.sinfo_reasons() for site in sites if site.cluster]
     for site in sites:
-        assert site.cluster.sinfo_reasons() == ""
         shutil.rmtree(site.directory)
+    assert "".join(reasons) == ""
 
 
 @pytest.fixture(scope="module")

@@ -243,13 +243,13 @@ def test_other_kinds_of_jobs(site, alice, push, image) -> None:
 
 
 def test_an_array_with_a_typo(site, alice, push, registry, image) -> None:
-    """Many tasks ask for a tag that is not there: the registry is asked a handful of times, and no node drains."""
+    """A hundred tasks ask for a tag that is not there: the registry is asked a handful of times, and no node drains."""
     uri = push(image) + "-typo"
     registry.reset()
     job = site.cluster.run_job(
-        "cat " + RUN + "/$SLURM_JOB_ID.0.json", "--array=1-40", f"--comment=enroot:{uri}", user=alice
+        "cat " + RUN + "/$SLURM_JOB_ID.0.json", "--array=1-100", f"--comment=enroot:{uri}", user=alice
     )
-    assert site.cluster.states(job.id) == ["COMPLETED"] * 40
+    assert site.cluster.states(job.id) == ["COMPLETED"] * 100
     assert '"NotFound"' in job.output
     assert registry.count("GET", "/manifests/") <= 10
 
