@@ -168,7 +168,7 @@ def test_a_signal_leaves_nothing(phase, signum, faulty, environment, output, tmp
     """A signal at any phase: its exit status, a message, no file, no process; and the next import works."""
     with at_phase(phase, faulty, environment, output, tmp_path) as running:
         os.kill(running.pid, signum)
-        assert running.wait(10) == 128 + signum
+        assert running.wait(30) == 128 + signum
         assert f"interrupted by signal {signum:d}" in running.said
         assert "Traceback" not in running.said
         assert_nothing_left(running, environment, output)
@@ -191,7 +191,7 @@ def test_more_signals_do_not_disturb_the_clean_up(phase, faulty, environment, ou
                 if running.process.returncode is not None:
                     raise ProcessLookupError
         # When all is cleaned up, the last signals may meet a process that is on its way out.
-        assert running.wait(10) in {130, *(-s for s in SIGNALS)}
+        assert running.wait(30) in {130, *(-s for s in SIGNALS)}
         assert_nothing_left(running, environment, output)
 
 
@@ -219,7 +219,7 @@ def test_a_signal_while_publishing(push, environment, output, tmp_path) -> None:
             running.wait_until_says("publishing")
             time.sleep(number * 0.001)
             os.kill(running.pid, signal.SIGTERM)
-            status = running.wait(10)
+            status = running.wait(30)
             assert status in {0, 128 + signal.SIGTERM, -signal.SIGTERM}
             if output.exists():
                 assert_small(output)
@@ -244,7 +244,7 @@ def test_signals_at_random_times(push, environment, output, tmp_path) -> None:
             running.wait_until_says("resolving")  # while Python itself starts, signals are its own matter
             time.sleep(chance.uniform(0, usual))
             os.kill(running.pid, signum)
-            status = running.wait(10)
+            status = running.wait(30)
             assert status in {0, 128 + signum, -signum}, running.said  # the last one when all is done
             if status == 128 + signum:
                 assert f"interrupted by signal {signum:d}" in running.said
