@@ -57,8 +57,7 @@ class Output:
         # The name may be as long as names can be, so only a part of it stands in the temporary one.
         temporary = self.path.with_name(f".{self.path.name[:64]}.{unique}.tmp")
         try:
-            with _written_back(temporary):
-                yield temporary
+            yield temporary
         finally:
             try:
                 _remove(temporary)
@@ -76,7 +75,7 @@ class Output:
         except OSError:
             return False
         try:
-            with temporary.open("xb") as file:
+            with temporary.open("xb") as file, _written_back(file.fileno()):
                 if not _clone(original, file.fileno()):
                     self._check_room(os.fstat(original).st_size)
                     _copy(original, file.fileno())
@@ -202,17 +201,19 @@ def _remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _written_back(path: Path) -> Iterator[None]:
-    """Let the file that grows at *path* go to the disk meanwhile, so that the sync at its end is short."""
+def _written_back(fd: int) -> Iterator[None]:
+    """Let a file that grows go to the disk meanwhile, so that the sync at its end is short."""
     done = threading.Event()
 
     def run() -> None:
         while not done.wait(_WRITE_BACK_INTERVAL):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                os.fdatasync(file.fileno())
+            with contextlib.suppress(OSError):
+                os.fdatasync(fd)
 
-    threading.Thread(target=run, name="write-back", daemon=True).start()
+    thread = threading.Thread(target=run, name="write-back", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
+        thread.join()  # before the number is another file's

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.layers import LayerStore
 from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.place import sync_directory, unwritable, write_all
+from enroot_slurm.cache.place import unwritable, write_all
 from enroot_slurm.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -221,18 +221,14 @@ class Blob:
                         hint="The registry, or a proxy on the way, is at fault. Nothing was kept.",
                     )
                 self._update(complete=True)  # readers need not wait for the disk
-                os.fchmod(fd, self._place.mode)
-                os.fsync(fd)
+                os.fchmod(fd, self._place.mode)  # not synced: whoever reads it compares its digest
             self._place.directory("blobs", digest.algorithm)
             with self._changed:
-                if self._has_size(
-                    self.path
-                ):  # another process has been faster: locks do nothing, or we were left behind
+                if self._has_size(self.path):  # somebody was faster: locks do nothing, or we were left behind
                     temp.unlink()
                 else:
                     temp.rename(self.path)
                 self._temp = None
-            sync_directory(self.path.parent)
         finally:
             self.clean_up()
 

@@ -6,6 +6,8 @@ import collections
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.squashfs.writeback import WriteBack
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
@@ -44,6 +46,7 @@ class Blocks:
         self._bytes = 0  # in blocks that wait
         self._gathered: list[bytes | memoryview] = []
         self._size = 0  # of these
+        self._write_back = WriteBack(fd, at)
 
     def add(self, pieces: list[memoryview], size: int, done: Callable[[int, int], object], *, plain: bool) -> None:
         """Add a block of *size* bytes; *done* is told its place and what stands for its size in an inode.
@@ -84,6 +87,7 @@ class Blocks:
             del pending[:first]
             if count:
                 pending[0] = memoryview(pending[0])[count:]
+        self._write_back.reached(at)
 
     def finish(self) -> int:
         """Write everything; where the last block ends."""

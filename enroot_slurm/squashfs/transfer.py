@@ -20,7 +20,7 @@ __all__ = ["Transfer"]
 _FICLONERANGE = 0x4020940D  # linux/fs.h
 _CLONE_RANGE = struct.Struct("=qQQQ")  # source file, offset, length, target offset
 _BLOCK = 4096  # of the file systems that share blocks; with larger ones the kernel refuses and data is copied
-_CHUNK = 64 << 20
+_CHUNK = 16 << 20
 _BUFFER = 1 << 20
 _NOT_SO = frozenset(
     (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ETXTBSY)
