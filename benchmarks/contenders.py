@@ -132,7 +132,7 @@ def _again(place: Place) -> tuple[list[Command], dict[str, str]]:
 def _get_again(place: Place) -> tuple[list[Command], dict[str, str]]:
     commands, environment = _ours(place, place.run / "cache", command="get")
     for command in commands:
-        subprocess.run(command.words, env=environment, check=True, capture_output=True)
+        subprocess.run(command.arguments, env=environment, check=True, capture_output=True)
     return commands, environment
 
 

@@ -69,12 +69,13 @@ class Sources:
     def archive(self, layer: Layer, stack: contextlib.ExitStack) -> Iterator[bytes]:
         """The tar archive of *layer*, from its start; *stack* closes it, whatever happens.
 
-        Decoding begins at once, in a thread, and stays a few pieces ahead.  Who reads to the end has read what the
-        layer's diff_id says.  Raises: IntegrityError (UnsupportedImage for too many bytes), ConversionError, and what
-        the download raises.
+        Decoding and hashing begin at once, each in a thread, and stay a few pieces ahead.  Who reads to the end has
+        read what the layer's diff_id says.  Raises: IntegrityError (UnsupportedImage for too many bytes),
+        ConversionError, and what the download raises.
         """
         blob = self._blobs[layer.descriptor.digest]
-        chunks = prefetch(_verified(decompress(blob.chunks(), self._gzip_program), layer.diff_id))
+        decoded = prefetch(decompress(blob.chunks(), self._gzip_program))
+        chunks = prefetch(_verified(decoded, layer.diff_id))
         stack.callback(chunks.close)
         return self._counted(layer, chunks)
 

@@ -82,7 +82,15 @@ def _zstd(options: SquashOptions) -> Compressor:
 
     level = options.number("-Xcompression-level", 15)
     block = b"" if level == 15 else struct.pack("<I", level)
-    return Compressor(6, _metadata(block), partial(zstd.compress, level=level))
+    kept = threading.local()  # a context for each thread that compresses: to make one takes longer than a small block
+
+    def compress(data: bytes) -> bytes:
+        if not hasattr(kept, "compressor"):
+            kept.compressor = zstd.ZstdCompressor(level=level)
+        result: bytes = kept.compressor.compress(data, zstd.ZstdCompressor.FLUSH_FRAME)
+        return result
+
+    return Compressor(6, _metadata(block), compress)
 
 
 def _lz4(options: SquashOptions) -> Compressor:
