@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ class Running:
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*_DEFAULT_SIGNALS, *prefix, *COMMAND, *map(str, arguments)],
-                env=dict(environment),
+                env={**environment, "PYTHONFAULTHANDLER": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -61,7 +62,13 @@ class Running:
         return self._log.read_text("utf-8", "replace")
 
     def wait(self, timeout: float = 60) -> int:
-        return self.process.wait(timeout)
+        """The status it ends with; where it hangs, an error that says what each of its threads does."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.kill(self.pid, signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"it did not end within {timeout} s:\n{self.said}") from None
 
     def wait_until_says(self, text: str) -> None:
         wait_for(lambda: text in self.said or self.process.poll() is not None)
