@@ -81,6 +81,8 @@ class Site:
 
     def submit(self, *words: str, user: User) -> Job:
         """Run a command that submits a job; the job when it has ended, with its output."""
+        for file in user.home.glob("*.out"):  # of jobs with the same numbers, on other clusters
+            file.unlink()
         result = self.cluster.run(*words, user=user, environment={"PATH": self.path})
         job = int(result.stdout.split()[-1])
         ended = self.cluster.wait_job(job)

@@ -203,7 +203,7 @@ def test_private_images(site, alice, bob, image) -> None:
         cache = alice.home / ".cache/enroot"
         assert len(list(cache.glob(f"jobs/{job}.0/stage-in.*.lease"))) == 1
         site.cluster.cancel(job)
-        wait_for(lambda: not list(cache.glob("jobs/*/*.lease")))
+        wait_for(lambda: not list(cache.glob(f"jobs/{job}.0/*.lease")))
         held = site.cluster.submit(script(f"image={uri}"), user=bob)
         wait_for(lambda: site.cluster.job(held)["Priority"] == "0")
         reason = site.cluster.run("squeue", "--noheader", f"--jobs={held}", "--format=%r").stdout
