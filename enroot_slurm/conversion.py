@@ -112,7 +112,9 @@ class Conversion:
                     for read in _one_ahead(reads):
                         merge.add_layer(read, planned=planned)
                     merge.finish()
-                    squash.finish(merge.inodes)
+                    inodes = merge.inodes
+                    del merge  # its names take as much memory as the tables that follow
+                    squash.finish(inodes)
 
             try:
                 _as_needed(write)
@@ -177,7 +179,9 @@ class Conversion:
                 merge = Merge(squash, _NO_RC, 0, limit=self._config.max_unpacked, markers=True)
                 merge.add_layer(partial(sources.archive, layers[cached.diff_id], stack), planned=planned)
                 merge.finish()
-                squash.finish(merge.inodes)
+                inodes = merge.inodes
+                del merge  # its names take as much memory as the tables that follow
+                squash.finish(inodes)
 
         def failed(error: BaseException) -> None:
             sources.fail(error)
