@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from array import array
 from functools import partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConversionError
 from enroot_slurm.squashfs.blocks import UNCOMPRESSED
+from enroot_slurm.squashfs.format import FRAGMENT
 from enroot_slurm.squashfs.inodes import NOTHING
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Files", "Stored"]
 
-_FRAGMENT = struct.Struct("<QII")  # start, size, unused (doc/format.adoc, "Fragment Table")
 _ZEROS = bytes(1 << 20)
 _MOST_DOUBLES = 1 << 17  # contents that are remembered: more would need too much memory
 _MOST_CANDIDATES = 8  # files that one is compared with
@@ -170,7 +169,7 @@ class Files:
             self._blocks.add(pieces, size, self._add_fragment, plain=self._plain_fragments)
 
     def _add_fragment(self, start: int, size: int) -> None:
-        self.table += _FRAGMENT.pack(start, size, 0)
+        self.table += FRAGMENT.pack(start, size, 0)
 
     def _once(self, stored: Stored, key: tuple[int, int, int, int]) -> Stored:
         """*stored*, or where the same content has been stored before; then its blocks are taken back."""

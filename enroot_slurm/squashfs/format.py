@@ -15,10 +15,12 @@ from enroot_slurm.errors import ConversionError, IntegrityError, StorageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ABSENT", "MAGIC", "SUPERBLOCK_SIZE", "CannotLink", "Flag", "Superblock", "unwritten"]
+__all__ = ["ABSENT", "FRAGMENT", "MAGIC", "SUPERBLOCK_SIZE", "CannotLink", "Flag", "Superblock", "unwritten"]
 
 _LAYOUT = struct.Struct("<5I6H8Q")
 SUPERBLOCK_SIZE = _LAYOUT.size
+FRAGMENT = struct.Struct("<QII")
+"""An entry of the fragment table: start, size with bit 24 set if it is not compressed, unused."""
 MAGIC = 0x73717368
 ABSENT = 0xFFFFFFFFFFFFFFFF
 """The position of a table that an image does not have."""

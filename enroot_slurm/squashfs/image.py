@@ -16,7 +16,7 @@ from enroot_slurm.errors import IntegrityError, printable
 from enroot_slurm.squashfs import inodes
 from enroot_slurm.squashfs.codec import METADATA_SIZE, decompress
 from enroot_slurm.squashfs.directories import read_listing
-from enroot_slurm.squashfs.format import ABSENT, SUPERBLOCK_SIZE, CannotLink, Flag, Superblock
+from enroot_slurm.squashfs.format import ABSENT, FRAGMENT, SUPERBLOCK_SIZE, CannotLink, Flag, Superblock
 from enroot_slurm.squashfs.metadata import Metadata, unpack
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _MAX_TABLE = 1 << 30
 _MAX_LOOKUP = 256 << 20
 """Bytes of a lookup table: some 16 million fragments."""
 _MAX_OPTIONS = 64
-_FRAGMENT = struct.Struct("<QII")  # start, size with bit 24 set for uncompressed ones, unused
 
 
 class Recipe(NamedTuple):
@@ -64,7 +63,7 @@ class LayerImage:
         self.flags = flags
         self.data = data
         """Where the blocks of files and fragments are."""
-        self.fragments = len(fragments) // _FRAGMENT.size
+        self.fragments = len(fragments) // FRAGMENT.size
         """How many there are."""
         self.root = root
         """The position of the root directory's inode."""
@@ -129,7 +128,7 @@ class LayerImage:
 
     def fragment(self, number: int) -> tuple[int, int]:
         """Where a fragment block starts, and its size with bit 24 set if it is not compressed."""
-        start, size, _ = _FRAGMENT.unpack_from(self._fragments, number * _FRAGMENT.size)
+        start, size, _ = FRAGMENT.unpack_from(self._fragments, number * FRAGMENT.size)
         if not 0 < size & 0xFFFFFF <= 1 << self.recipe.block_log or size >> 25:
             raise CannotLink("a layer image has a fragment of an impossible size")
         return start, size

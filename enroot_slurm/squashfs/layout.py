@@ -7,12 +7,11 @@ all that is carried along.
 
 from __future__ import annotations
 
-import struct
 from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.squashfs.format import CannotLink
+from enroot_slurm.squashfs.format import FRAGMENT, CannotLink
 from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING
 from enroot_slurm.squashfs.tree import POSITIONS
 
@@ -23,11 +22,9 @@ if TYPE_CHECKING:
     from enroot_slurm.squashfs.inodes import File
     from enroot_slurm.squashfs.tree import Tree
 
-__all__ = ["FRAGMENT_SIZE", "Extent", "Layout", "Relocation"]
+__all__ = ["Extent", "Layout", "Relocation"]
 
 _PAGE = 4096
-_FRAGMENT = struct.Struct("<QII")  # start, size, unused (doc/format.adoc, "Fragment Table")
-FRAGMENT_SIZE = _FRAGMENT.size
 
 
 class Extent(NamedTuple):
@@ -82,8 +79,8 @@ class Relocation:
         for number, used in enumerate(self._used):
             if used:
                 start, size = self._image.fragment(number)
-                self._fragments[number] = len(fragments) // _FRAGMENT.size
-                fragments += _FRAGMENT.pack(self.start(start), size, 0)
+                self._fragments[number] = len(fragments) // FRAGMENT.size
+                fragments += FRAGMENT.pack(self.start(start), size, 0)
         return at
 
     def start(self, start: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.squashfs.codec import METADATA_SIZE
 from enroot_slurm.squashfs.directories import write_listing
-from enroot_slurm.squashfs.format import ABSENT, MAGIC, Flag, Superblock
+from enroot_slurm.squashfs.format import ABSENT, FRAGMENT, MAGIC, Flag, Superblock
 from enroot_slurm.squashfs.inodes import Directory
 from enroot_slurm.squashfs.metadata import block_at, lookup_table, packed, reference
 
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.squashfs.inodes import File, Special
 
-__all__ = ["FRAGMENT_SIZE", "Tables", "write", "write_tables"]
-
-FRAGMENT_SIZE = 16
-"""Bytes of an entry of the fragment table."""
+__all__ = ["Tables", "write", "write_tables"]
 
 _PIECE = 128 * METADATA_SIZE
 _PADDING = 4096  # images are whole device blocks (doc/format.adoc, "Overview")
@@ -115,7 +112,7 @@ def write_tables(
         inodes=len(positions),
         mtime=mtime,
         block_size=1 << block_log,
-        fragments=len(fragments) // FRAGMENT_SIZE,
+        fragments=len(fragments) // FRAGMENT.size,
         compression=compression,
         block_log=block_log,
         flags=int(flags | Flag.PLAIN_INODES | Flag.PLAIN_IDS | Flag.NO_XATTRS | (Flag.OPTIONS if options else 0)),
