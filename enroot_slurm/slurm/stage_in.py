@@ -15,7 +15,8 @@ etc/slurm/burst_buffer.lua runs this beside slurmctld, as its user; each command
 If slurmctld is root's, nothing is parsed or imported as root: a child becomes the cache user, and where the site gets
 no further, the job's user.  If it has a user of its own, that must be the cache user, and images that need the job's
 user stay for the nodes (docs/slurm.md).  Slurm kills this process when the job is cancelled or slurmctld stops;
-the child then gets a SIGTERM, and cleans up.
+the child then gets a SIGTERM, and cleans up.  In a race of its own it kills the release, too, before that has begun:
+the setup of a later job ends what Slurm has forgotten.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import os
 import re
 import stat
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,6 +42,7 @@ from enroot_slurm.slurm.log import INFO, WARNING, log
 from enroot_slurm.slurm.process import one_line, run_program
 from enroot_slurm.slurm.request import Request, image_requests
 from enroot_slurm.slurm.step import StepImage, variables
+from enroot_slurm.squeue import known_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +52,7 @@ __all__ = ["NODE", "check", "import_images", "main", "release", "setup", "status
 NODE = "stage-in"
 """In whose name images are leased until the job ends."""
 _DEADLINE = 24 * 3600.0  # seconds; StageInTimeout of burst_buffer.conf ends it before
+_ASK_AGAIN = 24 * 3600.0  # seconds after which Slurm is asked whether it still knows a job
 _MAX_SCRIPT = 8 << 20
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
@@ -66,8 +70,12 @@ def check(script: Path) -> None:
 
 
 def setup(job: int, uid: int, gid: int, config: Config) -> None:
-    """Note whose *job* it is.  Raises: StorageError, OSError."""
+    """Note whose *job* it is, and release jobs that Slurm has forgotten.  Raises: StorageError, OSError."""
     _note(config, job, {"uid": uid, "gid": gid, "phase": "waiting"})
+    try:
+        _release_forgotten(config)
+    except (EnrootSlurmError, OSError) as error:  # another job's trouble
+        log("stage-in-forgotten", WARNING, job=job, error=error)
 
 
 def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
@@ -220,6 +228,20 @@ def _requests(text: str) -> list[Request]:
 
 
 # As slurmctld's user.
+
+
+def _release_forgotten(config: Config) -> None:
+    now = time.time()
+    files = [file for file in _directory(config).glob("[0-9]*.json") if now - file.stat().st_mtime > _ASK_AGAIN]
+    known = known_jobs(of_all=True) if files else frozenset()
+    if isinstance(known, str):
+        raise StorageError(f"it is not known which jobs have gone: {known}")
+    for file in files:
+        if (job := _number(file.stem)) in known:
+            os.utime(file)
+        else:
+            release(job, config)
+            log("stage-in-forgotten", INFO, job=job, outcome="released")
 
 
 def _as_cache_user(config: Config, work: Callable[[], Any]) -> Any:
