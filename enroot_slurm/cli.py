@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from enroot_slurm import __version__
 from enroot_slurm.commands import cache, doctor, images, login, settings, slurm
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
 from enroot_slurm.errors import EnrootSlurmError, Interrupted
+from enroot_slurm.interrupts import interruptible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import FrameType
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         verbose = options.verbose
-        with _signals():
+        with interruptible(again=_CLEAN_UP):
             status = int(options.run(options))
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
@@ -71,31 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     for module in (images, cache, slurm, doctor, login, settings):
         module.add_commands(commands)
     return parser
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Let the signals that end a process raise KeyboardInterrupt with their number, so that everything is cleaned up.
-
-    One that is ignored stays so (nohup).  Until the clean-up is over, more of them change nothing: people press
-    Ctrl-C twice, and Slurm signals again.
-    """
-    last = -_CLEAN_UP
-
-    def interrupt(signum: int, _frame: FrameType | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _CLEAN_UP:
-            last = now
-            raise KeyboardInterrupt(signum)
-
-    wanted = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]
-    previous = {s: signal.signal(s, interrupt) for s in wanted}
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
 
 
 def _open_missing_streams() -> None:

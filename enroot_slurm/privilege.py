@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from enroot_slurm import errors
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed, printable
+from enroot_slurm.interrupts import raise_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType
 
 __all__ = ["CRASHED", "Child", "Identity", "error_fields", "error_of", "fork", "run"]
 
@@ -233,7 +233,7 @@ def _detach(keep: set[int]) -> None:
     os.chdir("/")
     os.umask(0o022)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _interruptible()
+    raise_interrupts()
 
 
 def _become(identity: Identity) -> None:
@@ -279,18 +279,6 @@ def _prctl(option: int, argument: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0):
         raise OSError(ctypes.get_errno(), f"prctl({option})")
-
-
-def _interruptible() -> None:
-    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-
-    def interrupt(signum: int, _: FrameType | None) -> None:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)  # until the clean-up is over; who is impatient sends SIGKILL
-        raise KeyboardInterrupt(signum)
-
-    for number in signals:
-        signal.signal(number, interrupt)
 
 
 def _read(pipe: int, deadline: float) -> bytes:

@@ -58,8 +58,11 @@ ALLOWED = {
     },
     "importer": {"oci", "config", "progress", "output", "lookup", "session", "maker"},
     "images": {"config", "progress", "lookup", "session", "maker"},
-    "privilege": {"errors"},
-    "slurm": {"errors", "oci", "config", "progress", "cache", "images", "lookup", "privilege"},
+    "interrupts": set(),
+    "privilege": {"errors", "interrupts"},
+    "slurm": {
+        *("errors", "interrupts", "oci", "config", "progress", "cache", "images", "lookup", "privilege", "squeue"),
+    },
     "squeue": set(),
     "owner": {"errors", "privilege"},
     "imagelist": {"errors", "oci"},
@@ -70,7 +73,7 @@ ALLOWED = {
         *("privilege", *SIBLINGS),
     },
     "commands": {
-        *("__init__", "errors", "config", "progress", "lookup", "images", "importer", "slurm"),
+        *("__init__", "errors", "config", "progress", "lookup", "images", "importer", "interrupts", "slurm"),
         *(
             "cache.usage",
             "cache.gc",
@@ -85,7 +88,7 @@ ALLOWED = {
             "squeue",
         ),
     },
-    "cli": {"__init__", "errors", "commands"},
+    "cli": {"__init__", "errors", "interrupts", "commands"},
     "__main__": {"cli"},
     "__init__": {"errors", "config", "progress", "images", "importer"},
 }

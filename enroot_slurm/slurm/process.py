@@ -8,14 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import EnrootSlurmError, Interrupted, UsageError
+from enroot_slurm.interrupts import raise_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 __all__ = ["complete_environment", "one_line", "run_program", "say"]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def run_program(main: Callable[..., int], words: list[str], tell: Callable[[EnrootSlurmError], None]) -> int:
@@ -23,8 +21,7 @@ def run_program(main: Callable[..., int], words: list[str], tell: Callable[[Enro
 
     The signals that end a process raise KeyboardInterrupt in it, once, so that everything is cleaned up.
     """
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+    raise_interrupts()
     try:
         return main(*words)
     except EnrootSlurmError as error:
@@ -68,9 +65,3 @@ def complete_environment() -> None:
     os.environ.setdefault("HOME", entry.pw_dir)
     os.environ.setdefault("USER", entry.pw_name)
     os.environ.setdefault("LOGNAME", entry.pw_name)
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # until the clean-up is over; who is impatient sends SIGKILL
-    raise KeyboardInterrupt(number)
