@@ -26,7 +26,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 """
 WAITS = {
     "lock": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
-    "child": "subprocess.run(['sleep', '100'])",
+    "child": "subprocess.run(['sleep', '10'], stdout=subprocess.DEVNULL)",
     "read": "os.read(os.pipe()[0], 1)",
 }
 
