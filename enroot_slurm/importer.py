@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.config import Config
 from enroot_slurm.lookup import Lookup
 from enroot_slurm.maker import Maker
-from enroot_slurm.output import Output, can_share_blocks
+from enroot_slurm.output import Output
 from enroot_slurm.progress import Silent
 from enroot_slurm.session import Session
 
@@ -67,8 +67,6 @@ def import_image(
         manifest = session.manifest(digest)
         seconds.lap("resolve")
         image = lookup.image(digest)
-        if image is None and _clones(lookup, target):
-            image = maker.make(digest)
         with target.temporary() as temporary:
             # The name by which an image was imported first stands in its /etc/rc, and is a part of what enroot makes.
             if image is not None and image.uri == lookup.reference.provenance and target.copy(image.path, temporary):
@@ -95,14 +93,6 @@ def resolve_digest(
     config = config or Config.load()
     with Session(Lookup.of(uri, arch, config, strict=False), config, progress or Silent()) as session:
         return session.resolve()
-
-
-def _clones(lookup: Lookup, target: Output) -> bool:
-    """Whether an image in the cache would share its blocks with the output: else it would be written twice."""
-    try:
-        return can_share_blocks(lookup.own.directory(), target.path.parent)
-    except OSError:
-        return False  # whoever writes there says so
 
 
 class _Seconds(dict[str, float]):

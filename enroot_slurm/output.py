@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
-import threading
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import OutputExists, StorageError
 from enroot_slurm.progress import size_text
+from enroot_slurm.transfer import Transfer, clone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,12 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "can_share_blocks", "room"]
 
-_WRITE_BACK_INTERVAL = 1.0  # seconds
-_FICLONE = 0x40049409  # linux/fs.h
-_CHUNK = 64 << 20
-_BUFFER = 1 << 20
 _MAKE_ROOM = "Free space there, or choose another place with --output."
-_NO_KERNEL_COPY = frozenset((errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
 
 class Output:
@@ -75,15 +69,16 @@ class Output:
         except OSError:
             return False
         try:
-            with temporary.open("xb") as file, _written_back(file.fileno()):
-                if not _clone(original, file.fileno()):
-                    self._check_room(os.fstat(original).st_size)
-                    _copy(original, file.fileno())
+            with temporary.open("xb") as file:
+                if clone(original, file.fileno()):
+                    return True
+                size = os.fstat(original).st_size
+                self._check_room(size)
+                return sum(Transfer(original, file.fileno()).copy(0, 0, size)) == size
         except OSError as error:
             raise self._unwritable(error) from None
         finally:
             os.close(original)
-        return True
 
     def publish(self, temporary: Path) -> int:
         """Give the complete file at *temporary* its name; the size in bytes.
@@ -145,10 +140,10 @@ def can_share_blocks(source: Path, target: Path) -> bool:
         if source.stat().st_dev != target.stat().st_dev:
             return False
         # Reading is needed too: what can't be read is not cloned.
-        with names[0].open("x+b") as original, names[1].open("xb") as clone:
+        with names[0].open("x+b") as original, names[1].open("xb") as other:
             original.write(b"x")
             original.flush()
-            return _clone(original.fileno(), clone.fileno())
+            return clone(original.fileno(), other.fileno())
     except OSError:
         return False
     finally:
@@ -168,52 +163,6 @@ def room(path: Path) -> int | None:
     return blocks * file_system.f_frsize
 
 
-def _clone(source: int, target: int) -> bool:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError:
-        return False
-    return True
-
-
-def _copy(source: int, target: int) -> None:
-    by_kernel = True
-    while True:
-        if by_kernel:
-            try:
-                if not os.copy_file_range(source, target, _CHUNK):
-                    return
-            except OSError as error:
-                if error.errno not in _NO_KERNEL_COPY:
-                    raise
-                by_kernel = False
-        elif data := os.read(source, _BUFFER):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(target, view) :]
-        else:
-            return
-
-
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-@contextlib.contextmanager
-def _written_back(fd: int) -> Iterator[None]:
-    """Let a file that grows go to the disk meanwhile, so that the sync at its end is short."""
-    done = threading.Event()
-
-    def run() -> None:
-        while not done.wait(_WRITE_BACK_INTERVAL):
-            with contextlib.suppress(OSError):
-                os.fdatasync(fd)
-
-    thread = threading.Thread(target=run, name="write-back", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()  # before the number is another file's

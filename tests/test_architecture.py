@@ -32,9 +32,11 @@ SIBLINGS = {"registry", "cache", "rootfs", "squashfs"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
-    "output": {"errors", "progress"},
+    "transfer": set(),
+    "output": {"errors", "progress", "transfer"},
     "oci": {"errors"},
     **{sibling: {"errors", "oci"} for sibling in SIBLINGS},
+    "squashfs": {"errors", "oci", "transfer"},
     **{each: {"errors", "oci", "squashfs.options", *SETTINGS} for each in SETTINGS},
     "sources": {"errors", "oci", "config", "progress", "cache", "rootfs"},
     "squasher": {"errors", "config", "rootfs", "squashfs"},

@@ -6,7 +6,7 @@ import collections
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.squashfs.writeback import WriteBack
+from enroot_slurm.transfer import WriteBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,8 @@ from enroot_slurm.squashfs.layout import Layout
 from enroot_slurm.squashfs.metadata import packed
 from enroot_slurm.squashfs.rc import rc_image
 from enroot_slurm.squashfs.tables import write, write_tables
-from enroot_slurm.squashfs.transfer import Transfer
 from enroot_slurm.squashfs.tree import Tree
-from enroot_slurm.squashfs.writeback import WriteBack
+from enroot_slurm.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,15 +99,17 @@ class _Link:
         return superblock
 
     def _copy(self, fd: int, on_copied: Callable[[int], None], stop: threading.Event) -> None:
-        write_back = WriteBack(fd)
         for image, relocation in zip(self._images, self._layout.relocations, strict=True):
             transfer = Transfer(image.fd, fd)
             for extent in relocation.extents:
-                for count in transfer.copy(extent):
+                left = extent.length
+                for count in transfer.copy(*extent):
                     if stop.is_set():
                         return
                     on_copied(count)
-                write_back.reached(extent.target + extent.length)
+                    left -= count
+                if left:
+                    raise CannotLink("a layer image became shorter")
 
     def _write_tables(self, fd: int) -> Superblock:
         """Write the tables behind the data."""
