@@ -65,16 +65,23 @@ def measure(commands: Sequence[Command], environment: Mapping[str, str], watched
     )
 
 
-def page_cache(files: Sequence[Path]) -> bool:
-    """Empty the page cache and read *files* into it; False if emptying needs root, and was not done."""
+def page_cache(files: Sequence[Path], work: Path) -> bool:
+    """Empty the page cache, fill it, and read *files* into it; False if emptying needs root, and was not done.
+
+    On a node in use it is full.  Free memory would be worse than that in a virtual machine: its host has taken it, and
+    may need a second or two to give back each gigabyte.  In *work* is the file that it is filled with.
+    """
     os.sync()
     emptied = True
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
     except OSError:
         emptied = False
-    buffer = bytearray(1 << 20)
-    for path in files:
+    memory = work / "memory"
+    memory.touch()
+    os.truncate(memory, os.sysconf("SC_PHYS_PAGES") * _PAGE)  # a hole, which takes memory and no disk
+    buffer = bytearray(4 << 20)
+    for path in (memory, *files):
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass

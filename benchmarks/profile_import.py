@@ -73,7 +73,8 @@ def main() -> int:
 def _forget(run: Path, image: BuiltImage, storage: Path, *, warm: bool) -> None:
     if not warm:
         shutil.rmtree(run / "cache", ignore_errors=True)
-    page_cache([path for path in (run / "cache").rglob("*") if path.is_file()] or registry_blobs(image, storage))
+    cached = [path for path in (run / "cache").rglob("*") if path.is_file()]
+    page_cache(cached or registry_blobs(image, storage), storage.parent)
 
 
 def _account(arguments: list[str]) -> int:

@@ -137,7 +137,7 @@ def _run(contender: Contender, place: Place, results: dict[str, Any]) -> Cost | 
     if prepared is None:
         return None
     commands, environment = prepared
-    results["page_cache_emptied"] = page_cache([*contender.inputs(place), *_programs()])
+    results["page_cache_emptied"] = page_cache([*contender.inputs(place), *_programs()], place.run.parent)
     load = os.getloadavg()[0]
     try:
         cost = measure(commands, environment, place.run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, SYMLINK, File, Special
+from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, SYMLINK, Special, pack_file
 from enroot_slurm.squashfs.tables import Tables
 from enroot_slurm.squashfs.tree import POSITIONS
 
@@ -67,6 +67,7 @@ class Content:
     def _names(self, directory: int) -> Iterator[tuple[bytes, int, int, int]]:
         """Yield what is in a directory, as `write_listing` wants it; add the inodes that are no directories."""
         positions, numbers, links = self.positions, self._layout.numbers, self._layout.links
+        add = self._tables.add
         for entry, kind, inode, name in self._tree.names(directory):
             number = numbers[entry]
             if kind == DIRECTORY or inode in self._shared:
@@ -76,25 +77,26 @@ class Content:
             if inode in links:
                 self._shared.add(inode)
                 count = links[inode]
-            made = self._file(inode, count) if kind == FILE else self._special(inode, kind, count)
-            positions[number - 1] = position = self._tables.add(made, number)
+            packed = self._file(inode, count, number) if kind == FILE else self._special(inode, kind, count, number)
+            positions[number - 1] = position = add(packed)
             yield name, position, number, kind
 
-    def _file(self, inode: int, links: int) -> File:
+    def _file(self, inode: int, links: int, number: int) -> bytes:
         layer, position = divmod(inode, POSITIONS)
         file = self._images[layer].file(position)
         mode, mtime, _, start, size, sparse, fragment, offset, blocks = file
         relocation = self._layout.relocations[layer]
-        start = relocation.start(start) if file.stored else 0
+        start = relocation.start(start) if blocks and file.stored else 0
         if fragment != NOTHING:
             fragment = relocation.fragment(fragment)
-        return File(_readable(mode), self._mtime(mtime), links, start, size, sparse, fragment, offset, blocks)
+        mtime = mtime if self._time is None else self._time
+        return pack_file(number, _readable(mode), mtime, links, start, size, sparse, fragment, offset, blocks)
 
-    def _special(self, inode: int, kind: int, links: int) -> Special:
+    def _special(self, inode: int, kind: int, links: int, number: int) -> bytes:
         layer, position = divmod(inode, POSITIONS)
         special = self._images[layer].special(position, kind)
         mode = special.mode if kind == SYMLINK else _readable(special.mode)
-        return Special(kind, mode, self._mtime(special.mtime), links, special.content)
+        return Special(kind, mode, self._mtime(special.mtime), links, special.content).pack(number)
 
     def _mtime(self, mtime: int) -> int:
         return mtime if self._time is None else self._time

@@ -25,6 +25,7 @@ __all__ = [
     "Directory",
     "File",
     "Special",
+    "pack_file",
     "read_directory",
     "read_file",
     "read_special",
@@ -35,6 +36,7 @@ _EXTENDED = 7
 NOTHING = 0xFFFFFFFF
 """The number of the fragment, or of the extended attributes, of an inode that has none."""
 
+_new = tuple.__new__  # what a NamedTuple's own does, without a call between
 _COMMON = "<HHHHII"  # kind, mode, user, group, mtime, number
 _DIRECTORY = struct.Struct(f"{_COMMON}IIHHI")  # block, links, size, offset, parent
 _EXTENDED_DIRECTORY = struct.Struct(f"{_COMMON}IIIIHHI")  # links, size, block, parent, indices, offset, xattrs
@@ -108,16 +110,7 @@ class File(NamedTuple):
 
     def pack(self, number: int) -> bytes:
         """The inode *number*."""
-        mode, mtime, links, start, size, sparse, fragment, offset, blocks = self
-        if links == 1 and not sparse and start <= 0xFFFFFFFF and size <= 0xFFFFFFFF:
-            return _FILE.pack(FILE, mode, 0, 0, mtime, number, start, fragment, offset, size) + blocks
-        return (
-            _EXTENDED_FILE.pack(
-                *(FILE + _EXTENDED, mode, 0, 0, mtime, number),
-                *(start, size, sparse, links, fragment, offset, NOTHING),
-            )
-            + blocks
-        )
+        return pack_file(number, *self)
 
 
 class Special(NamedTuple):
@@ -133,6 +126,30 @@ class Special(NamedTuple):
     def pack(self, number: int) -> bytes:
         """The inode *number*."""
         return _SPECIAL.pack(self.kind, self.mode, 0, 0, self.mtime, number, self.links) + self.content
+
+
+def pack_file(
+    number: int,
+    mode: int,
+    mtime: int,
+    links: int,
+    start: int,
+    size: int,
+    sparse: int,
+    fragment: int,
+    offset: int,
+    blocks: bytes,
+) -> bytes:
+    """The inode *number* of a `File` with these fields, which need not be made first: it takes as long as all else."""
+    if links == 1 and not sparse and start <= 0xFFFFFFFF and size <= 0xFFFFFFFF:
+        return _FILE.pack(FILE, mode, 0, 0, mtime, number, start, fragment, offset, size) + blocks
+    return (
+        _EXTENDED_FILE.pack(
+            *(FILE + _EXTENDED, mode, 0, 0, mtime, number),
+            *(start, size, sparse, links, fragment, offset, NOTHING),
+        )
+        + blocks
+    )
 
 
 def read_directory(table: bytes, position: int) -> Directory:
@@ -170,7 +187,7 @@ def read_file(table: bytes, position: int, block_log: int) -> File:
     stop = position + 4 * count
     if stop > len(table):
         raise CannotLink("a file has more blocks than its image")
-    return File(mode & 0o7777, mtime, links, start, size, sparse, fragment, offset, table[position:stop])
+    return _new(File, (mode & 0o7777, mtime, links, start, size, sparse, fragment, offset, table[position:stop]))
 
 
 def read_special(table: bytes, position: int, kind: int) -> Special:

@@ -42,6 +42,7 @@ class Relocation:
         self._image = image
         self._pages = bytearray(-(-image.data.stop // _PAGE))
         self._used = bytearray(image.fragments)
+        self._latest = NOTHING
         self._sources: list[int] = []
         self._fragments: array[int] = array("I")
         self.extents: list[Extent] = []
@@ -58,6 +59,9 @@ class Relocation:
 
     def use_fragment(self, number: int) -> None:
         """This fragment is alive.  Raises: CannotLink, if there is none such."""
+        if number == self._latest:
+            return  # as with most files: those of one fragment are together
+        self._latest = number
         if number >= len(self._used):
             raise CannotLink("a layer image has a file in a fragment that does not exist")
         if not self._used[number]:

@@ -44,7 +44,7 @@ def rc_image(
         os.pwrite(fd, content, stored)
         inode = File(0o644, time, 1, stored, len(content), 0, NOTHING, 0, _blocks(len(content), 1 << recipe.block_log))
         parent, _, name = path.rpartition(b"/")
-        children[parent].append((name, tables.add(inode, 0), 0, FILE))
+        children[parent].append((name, tables.add(inode.pack(0)), 0, FILE))
         stored += len(content)
     for path in sorted(directories, reverse=True):  # what is in a directory sorts behind it
         parent, _, name = path.rpartition(b"/")

@@ -16,8 +16,6 @@ from enroot_slurm.squashfs.metadata import block_at, lookup_table, packed, refer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from enroot_slurm.squashfs.inodes import File, Special
-
 __all__ = ["Tables", "write", "write_tables"]
 
 _PIECE = 128 * METADATA_SIZE
@@ -38,15 +36,12 @@ class Tables:
         self.directories = bytearray()
         """The directory table."""
 
-    def add(self, inode: File | Special, number: int) -> int:
-        """Add an inode; its position in the table."""
-        return self._add(inode.pack(number))
-
     def finish(self) -> None:
         """Write the rest of the inode table."""
         self._write(bytes(self._inodes))
 
-    def _add(self, inode: bytes) -> int:
+    def add(self, inode: bytes) -> int:
+        """Add an inode that is packed; its position in the table."""
         position = self._written + len(self._inodes)
         self._inodes += inode
         if len(self._inodes) >= _PIECE + METADATA_SIZE:
@@ -69,7 +64,7 @@ class Tables:
         start, size, index = write_listing(self.directories, names)
         # An empty directory has no listing: readers need not look at the end of the table for it.
         block, offset = (block_at(start), start % METADATA_SIZE) if size else (0, 0)
-        return self._add(Directory(mode, mtime, block, offset, size + 3).pack(number, links, parent, index))
+        return self.add(Directory(mode, mtime, block, offset, size + 3).pack(number, links, parent, index))
 
 
 def write_tables(

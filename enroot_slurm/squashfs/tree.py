@@ -67,10 +67,11 @@ class Tree:
 
     def names(self, directory: int) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield what is in the *directory* with this number: entry, kind, inode, and name."""
-        for entry in self.inside(directory):
-            kind, inode = self.kinds[entry], self.inodes[entry]
+        inside = self.inside(directory)
+        columns = (column[inside.start : inside.stop] for column in (self.kinds, self.inodes, self._names))
+        for entry, kind, inode, name in zip(inside, *columns, strict=True):
             layer = (inode if kind != DIRECTORY else self.directories[inode]) // POSITIONS
-            yield entry, kind, inode, name_at(self._images[layer].directories, self._names[entry])
+            yield entry, kind, inode, name_at(self._images[layer].directories, name)
 
     def _build(self) -> None:
         self._add(DIRECTORY, 0, 0)

@@ -188,7 +188,7 @@ class ImageWriter:
                 inode = File(mode, mtime, names, start, size, sparse, fragment, offset, content)
             else:
                 inode = Special(kind, mode, mtime, names, content)
-            self._positions.append(tables.add(inode, number + 1))
+            self._positions.append(tables.add(inode.pack(number + 1)))
 
     def _add_directories(self, tables: Tables) -> int:
         """Add the directories, whose numbers follow on those of all other inodes; the root's position."""

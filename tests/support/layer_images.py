@@ -147,7 +147,7 @@ def write_image(path: Path, tree: dict[bytes, object], *, gap: int = 0) -> Path:
             holes = -(-(size - len(value)) // 131072)
             blocks = bytes(4 * holes) + (struct.pack("<I", len(value) | 1 << 24) if value else b"")
             file = File(0o644, 5, 1, at if value else 0, size, holes * 131072, NOTHING, 0, blocks)
-            names.append((name, tables.add(file, number), number, FILE))
+            names.append((name, tables.add(file.pack(number)), number, FILE))
             if value:
                 data.append((at, value))
                 at += len(value) + gap
