@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.images import Image, Layer
 from support.installation import Installation
+from support.site import Site
 from support.slurm import Cluster, User
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from support.registry import Registry
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +65,31 @@ def start_cluster() -> Iterator[Callable[..., Cluster]]:
             return stack.enter_context(Cluster(**options))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def make_site(
+    installation: Installation,
+    make_user: Callable[..., User],
+    registry: Registry,
+    start_cluster: Callable[..., Cluster],
+) -> Iterator[Callable[..., Site]]:
+    """A function that makes a site, to be started: ``make_site(kind=Site, user=None, **settings)``.
+
+    Its cache belongs to *user*, by default a new one.
+    """
+    made: list[Site] = []
+
+    def make(*registries: str, kind: type[Site] = Site, user: User | None = None, **settings: Any) -> Site:
+        made.append(kind(installation, user or make_user("cache"), registry.host, *registries, **settings))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.remove()
+
+
+@pytest.fixture
+def image() -> Image:
+    """A small image of one layer, unlike any other."""
+    return Image([Layer().file("a", os.urandom(40_000))])

@@ -5,27 +5,24 @@ Containers are run by stand-ins: for pyxis support/pyxis_standin.c, for enroot t
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support.images import Image, Layer
 from support.pyxis import pyxis_standin
+from support.site import RUN, Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from support.installation import Installation
     from support.slurm import Job, User
 
 pytestmark = pytest.mark.xdist_group("slurm-examples")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples/slurm"
-RUN = "/run/enroot-slurm"
 LINE = "NAME=image of the tests"
 ENROOT = """\
 #!/bin/sh
@@ -46,30 +43,17 @@ echo "task $SLURM_PROCID of $SLURM_NTASKS: $*"
 """
 
 
-class Site:
-    """A cluster with the prolog, pyxis' stand-in, and a stand-in for enroot in the users' path."""
+class ExampleSite(Site):
+    """A site with pyxis' stand-in, and a stand-in for enroot in the users' path."""
 
-    def __init__(self, installation, cache_user, registry) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="es-examples-", dir="/var/tmp"))
-        self.directory.chmod(0o755)
-        for name in ("etc", "bin", "cache", "run"):
-            (self.directory / name).mkdir()
-        self.cache = self.directory / "cache"
-        os.chown(self.cache, cache_user.uid, cache_user.gid)
-        settings = {
-            "shared_cache": str(self.cache),
-            "cache_user": cache_user.name,
-            "comment_requests": "yes",
-            "insecure_registries": [registry.host],
-            "squash_options": "-comp zstd -Xcompression-level 1",
-        }
-        config = "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())
-        (self.directory / "etc/config.yaml").write_text(config)
-        enroot = self.directory / "bin/enroot"
-        enroot.write_text(ENROOT)
-        enroot.chmod(0o755)
-        self.path = f"{self.directory}/bin:{installation.program()}:/usr/sbin:/usr/bin:/sbin:/bin"
-        self.cluster = None
+    def __init__(self, installation: Installation, cache_user: User, *registries: str) -> None:
+        super().__init__(installation, cache_user, *registries, comment_requests="yes")
+        programs = self.directory / "bin"
+        programs.mkdir()
+        (programs / "enroot").write_text(ENROOT)
+        (programs / "enroot").chmod(0o755)
+        (self.directory / "run").mkdir()
+        self.path = f"{programs}:{installation.program()}:/usr/sbin:/usr/bin:/sbin:/bin"
 
     def example(self, user, name, image) -> str:
         """The example *name* as *user* has it, with another image, and for this cluster; its name."""
@@ -93,29 +77,25 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def start_site(start_cluster, installation, make_user, registry) -> Iterator[Callable[..., Site]]:
+def start_site(make_site, start_cluster) -> Iterator[Callable[..., ExampleSite]]:
     """A function that starts a site: start_site(plugstack, conf, files)."""
-    sites = []
+    sites: list[ExampleSite] = []
 
-    def start(plugstack: str, conf: dict[str, str], files: dict[str, str]) -> Site:
-        site = Site(installation, make_user("cache"), registry)
-        sites.append(site)
-        hooks = {"Prolog": str(installation.prolog), "Epilog": str(installation.epilog)}
-        site.cluster = start_cluster(
-            conf={**hooks, "PrologFlags": "Alloc,DeferBatch", **conf},
+    def start(plugstack: str, conf: dict[str, str], files: dict[str, str]) -> ExampleSite:
+        sites.append(make_site(kind=ExampleSite))
+        site = sites[-1].start(
+            start_cluster,
+            conf=conf,
             files={"plugstack.conf": plugstack, **files},
-            private=[RUN, "/tmp"],
-            shared={"/etc/enroot-slurm": site.directory / "etc", RUN: site.directory / "run"},
+            private=("/tmp",),
+            shared={RUN: sites[-1].directory / "run"},
         )
         for node in site.cluster.nodes:
             site.cluster.node_path(node, "/tmp").chmod(0o1777)
         return site
 
     yield start
-    reasons = [site.cluster.sinfo_reasons() for site in sites if site.cluster]
-    for site in sites:
-        shutil.rmtree(site.directory)
-    assert "".join(reasons) == ""
+    assert "".join(site.cluster.sinfo_reasons() for site in sites) == ""
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +105,13 @@ def pyxis() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def site(start_site, pyxis) -> Site:
+def site(start_site, pyxis) -> ExampleSite:
     """A site with the prolog and with pyxis, and nothing of ours else."""
     return start_site(f"required {pyxis}\n", {}, {})
 
 
 @pytest.fixture(scope="module")
-def full_site(start_site, pyxis, installation) -> Site:
+def full_site(start_site, pyxis, installation) -> ExampleSite:
     """A site with all doors: the plug-in, the importer, stage-in; and with the example of a prolog beside ours."""
     slurm = installation.etc / "slurm"
     ours = (slurm / "plugstack.conf.d/enroot-slurm.conf").read_text()

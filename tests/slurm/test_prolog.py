@@ -17,15 +17,13 @@ import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
-from support.site import RUN, Site
+from support.site import RUN, Site, Slow
 from support.tools import require_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from support.installation import Installation
-    from support.registry import Registry
-    from support.slurm import Cluster, User
+    from support.slurm import User
 
 pytestmark = pytest.mark.xdist_group("slurm-prolog")
 
@@ -42,30 +40,18 @@ class PrologSite(Site):
 
 
 @pytest.fixture(scope="module")
-def running_site(
-    installation: Installation,
-    make_user: Callable[..., User],
-    registry: Registry,
-    start_cluster: Callable[..., Cluster],
-) -> Iterator[PrologSite]:
-    site = PrologSite(installation, make_user("cache"), registry.host, "127.0.0.1:1", comment_requests="yes")
+def running_site(make_site, start_cluster, installation) -> Iterator[PrologSite]:
+    site = make_site("127.0.0.1:1", kind=PrologSite, comment_requests="yes")
     (site.directory / "disk").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "none", site.directory / "disk"], check=True)
-    site.cluster = start_cluster(
-        conf={
-            "Prolog": str(installation.prolog),
-            "Epilog": str(installation.epilog),
-            "PrologFlags": "Alloc,DeferBatch",
-            "PrologEpilogTimeout": "90",
-            "JobSubmitPlugins": "lua",
-        },
-        files={"job_submit.lua": (installation.etc / "slurm/job_submit.lua").read_text()},
-        private=[RUN],
-        shared={"/etc/enroot-slurm": site.etc},
-    )
-    yield site
+    conf = {"PrologEpilogTimeout": "90", "JobSubmitPlugins": "lua"}
+    yield site.start(start_cluster, conf=conf, files=installation.slurm_files("job_submit.lua"))
     subprocess.run(["umount", "-l", site.directory / "disk"], check=True)
-    site.remove()
+
+
+@pytest.fixture
+def image() -> Image:
+    return Image([Layer().file("a", os.urandom(40_000)), Layer().file("b", os.urandom(40_000))])
 
 
 @pytest.fixture
@@ -74,11 +60,6 @@ def site(running_site: PrologSite) -> Iterator[PrologSite]:
     running_site.new_cache()
     yield running_site
     running_site.check_clean()
-
-
-@pytest.fixture
-def image() -> Image:
-    return Image([Layer().file("a", os.urandom(40_000)), Layer().file("b", os.urandom(40_000))])
 
 
 STEP = """\
@@ -466,15 +447,9 @@ def test_commands_in_credentials_are_not_run(site, alice, image) -> None:
 
 
 @pytest.fixture
-def slow(site: PrologSite, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
-    """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
-    go = threading.Event()
-    with FaultRegistry() as registry:
-        uri = serve(registry, image)
-        registry.fault("/blobs/", stall=go, after=1000)
-        site.configure(insecure_registries=[registry.host], prolog_deadline=0.5)
-        yield registry, uri, go
-        go.set()
+def slow(site, image) -> Iterator[Slow]:
+    with site.slow(image, prolog_deadline=0.5) as slow:
+        yield slow
 
 
 def test_the_deadline(site, alice, slow, step) -> None:
@@ -588,8 +563,8 @@ def test_two_prologs_of_one_job(site, alice, slow) -> None:
 
 
 def test_a_killed_worker(site, alice, slow, step) -> None:
-    """When the worker is killed, the step does not wait for ever."""
-    registry, uri, _ = slow
+    """When the worker is killed, the step does not wait for ever; the next import removes what is left."""
+    registry, uri, go = slow
     waiting = site.cluster.start("srun", "-w", "n1", f"--comment=enroot:{uri}", *step, user=alice)
     wait_for(lambda: registry.count("/blobs/"))
     wait_for(lambda: any("step.py" in line for line in site.cluster.processes().values()))
@@ -597,6 +572,9 @@ def test_a_killed_worker(site, alice, slow, step) -> None:
     for line in journal.read_text().splitlines():
         os.kill(int(line.split()[1]), signal.SIGKILL)
     assert json.loads(waiting.communicate(timeout=30)[0]) is None
+    go.set()
+    again = site.cluster.run("srun", "-w", "n1", f"--comment=enroot:{uri}", *step, user=alice)
+    assert Path(json.loads(again.stdout)["path"]).is_file()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +15,12 @@ from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
 from support.pyxis import Importer, pyxis_standin
-from support.site import RUN, Site
+from support.site import RUN, Site, Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.installation import Installation
-    from support.registry import Registry
-    from support.slurm import Cluster, User
+    from support.slurm import User
 
 pytestmark = pytest.mark.xdist_group("slurm-pyxis")
 
@@ -32,32 +29,19 @@ CAT = "/bin/cat /etc/test"
 
 
 @pytest.fixture(scope="module")
-def running_site(
-    installation: Installation,
-    make_user: Callable[..., User],
-    registry: Registry,
-    start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
-    site = Site(installation, make_user("cache"), registry.host)
-    run = site.directory / "run"
-    run.mkdir()
-    slurm = installation.etc / "slurm"
+def running_site(make_site, start_cluster, installation) -> Iterator[Site]:
+    site = make_site()
+    (site.directory / "run").mkdir()
+    files = installation.slurm_files("burst_buffer.lua", "burst_buffer.conf")
     with pyxis_standin() as pyxis:
-        files = {name: (slurm / name).read_text() for name in ("burst_buffer.lua", "burst_buffer.conf")}
-        site.cluster = start_cluster(
+        files["plugstack.conf"] = f"required {pyxis} importer={installation.libexec}/pyxis-importer\n"
+        yield site.start(
+            start_cluster,
             nodes=2,
-            conf={
-                "Prolog": str(installation.prolog),
-                "Epilog": str(installation.epilog),
-                "PrologFlags": "Alloc,DeferBatch",
-                "BurstBufferType": "burst_buffer/lua",
-            },
-            files={**files, "plugstack.conf": f"required {pyxis} importer={installation.libexec}/pyxis-importer\n"},
-            private=[RUN],
-            shared={"/etc/enroot-slurm": site.etc, RUN: run},
+            conf={"BurstBufferType": "burst_buffer/lua"},
+            files=files,
+            shared={RUN: site.directory / "run"},
         )
-        yield site
-    site.remove()
 
 
 @pytest.fixture
@@ -81,15 +65,9 @@ def image() -> Image:
 
 
 @pytest.fixture
-def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
-    """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
-    go = threading.Event()
-    with FaultRegistry() as registry:
-        uri = serve(registry, image)
-        registry.fault("/blobs/", stall=go, after=1000)
-        site.configure(insecure_registries=[registry.host], prolog_deadline=0.5)
-        yield registry, uri, go
-        go.set()
+def slow(site, image) -> Iterator[Slow]:
+    with site.slow(image, prolog_deadline=0.5) as slow:
+        yield slow
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +13,6 @@ import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
-from support.site import RUN, Site
 from support.tools import require_tools
 
 from enroot_slurm.errors import UsageError
@@ -24,9 +21,7 @@ from enroot_slurm.oci.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.installation import Installation
-    from support.registry import Registry
-    from support.slurm import Cluster, User
+    from support.site import Site, Slow
 
 pytestmark = pytest.mark.xdist_group("slurm-spank")
 
@@ -132,31 +127,13 @@ def test_it_is_built_without_a_warning(tmp_path) -> None:
 
 
 @pytest.fixture(scope="module")
-def plugstack(installation: Installation) -> str:
+def plugstack(installation) -> str:
     return (installation.etc / "slurm/plugstack.conf.d/enroot-slurm.conf").read_text()
 
 
 @pytest.fixture(scope="module")
-def with_prolog(
-    installation: Installation,
-    plugstack: str,
-    make_user: Callable[..., User],
-    registry: Registry,
-    start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
-    site = Site(installation, make_user("cache"), registry.host)
-    site.cluster = start_cluster(
-        conf={
-            "Prolog": str(installation.prolog),
-            "Epilog": str(installation.epilog),
-            "PrologFlags": "Alloc,DeferBatch",
-        },
-        files={"plugstack.conf": plugstack},
-        private=[RUN],
-        shared={"/etc/enroot-slurm": site.etc},
-    )
-    yield site
-    site.remove()
+def with_prolog(make_site, start_cluster, plugstack) -> Site:
+    return make_site().start(start_cluster, files={"plugstack.conf": plugstack})
 
 
 @pytest.fixture
@@ -165,11 +142,6 @@ def site(with_prolog: Site) -> Iterator[Site]:
     with_prolog.new_cache()
     yield with_prolog
     with_prolog.check_clean()
-
-
-@pytest.fixture
-def image() -> Image:
-    return Image([Layer().file("a", os.urandom(40_000))])
 
 
 def plain(uri: str) -> str:
@@ -352,15 +324,9 @@ def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
 
 
 @pytest.fixture
-def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
-    """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
-    go = threading.Event()
-    with FaultRegistry() as registry:
-        uri = serve(registry, image)
-        registry.fault("/blobs/", stall=go, after=1000)
-        site.configure(insecure_registries=[registry.host], prolog_deadline=0.5)
-        yield registry, uri, go
-        go.set()
+def slow(site, image) -> Iterator[Slow]:
+    with site.slow(image, prolog_deadline=0.5) as slow:
+        yield slow
 
 
 def test_it_waits_for_a_running_import(site, alice, slow) -> None:
@@ -425,21 +391,15 @@ def test_no_image_costs_nothing(site, alice) -> None:
 
 
 @pytest.fixture(scope="module")
-def without_prolog(
-    installation: Installation,
-    make_user: Callable[..., User],
-    registry: Registry,
-    start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
-    site = Site(installation, make_user("cache2"), registry.host)
+def without_prolog(make_site, start_cluster, installation) -> Site:
+    site: Site = make_site()
     line = f"optional {installation.plugin} helper={installation.libexec}/step option=container-image\n"
     wrong = f"optional {site.directory}/other.so\noptional {site.directory}/missing.so\n"
     build_for_another_slurm(site.directory)
     site.cluster = start_cluster(
         nodes=2, files={"plugstack.conf": wrong + line}, shared={"/etc/enroot-slurm": site.etc}
     )
-    yield site
-    site.remove()
+    return site
 
 
 def build_for_another_slurm(directory: Path) -> None:

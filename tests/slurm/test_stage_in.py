@@ -16,45 +16,31 @@ import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
-from support.site import RUN, Site
+from support.site import RUN, Site, Slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.installation import Installation
-    from support.registry import Registry
-    from support.slurm import Cluster, User
 
 pytestmark = pytest.mark.xdist_group("slurm-stage-in")
 
 SHOW = "env | grep ^ENROOT_SLURM | sort"
 
 
+LUA = ("burst_buffer.lua", "burst_buffer.conf")
+
+
 @pytest.fixture(scope="module")
-def running_site(
-    installation: Installation,
-    make_user: Callable[..., User],
-    registry: Registry,
-    start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
-    site = Site(installation, make_user("cache"), registry.host)
-    run = site.directory / "run"
-    run.mkdir()
-    slurm = installation.etc / "slurm"
-    site.cluster = start_cluster(
+def running_site(make_site, start_cluster, installation) -> Site:
+    site: Site = make_site()
+    (site.directory / "run").mkdir()
+    return site.start(
+        start_cluster,
         nodes=2,
-        conf={
-            "Prolog": str(installation.prolog),
-            "Epilog": str(installation.epilog),
-            "PrologFlags": "Alloc,DeferBatch",
-            "BurstBufferType": "burst_buffer/lua",
-        },
-        files={name: (slurm / name).read_text() for name in ("burst_buffer.lua", "burst_buffer.conf")},
-        private=[RUN],
-        shared={"/etc/enroot-slurm": site.etc, RUN: run},  # the controller's, too
+        conf={"BurstBufferType": "burst_buffer/lua"},
+        files=installation.slurm_files(*LUA),
+        shared={RUN: site.directory / "run"},  # the controller's, too
     )
-    yield site
-    site.remove()
 
 
 @pytest.fixture
@@ -73,57 +59,34 @@ def site(running_site: Site) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def slurm_site(
-    installation: Installation,
-    make_user: Callable[..., User],
-    registry: Registry,
-    start_cluster: Callable[..., Cluster],
-) -> Iterator[Site]:
+def slurm_site(make_site, start_cluster, installation, make_user) -> Site:
     """A site whose slurmctld is not root's, but of a user who owns the shared cache, too."""
     slurm = make_user("slurm")
-    site = Site(installation, slurm, registry.host)
+    site: Site = make_site(user=slurm)
     for name, mode in (("run", 0o755), ("run/stage-in", 0o700), ("state", 0o755)):
         (site.directory / name).mkdir(mode=mode)
     for name in ("run/stage-in", "state"):
         os.chown(site.directory / name, slurm.uid, slurm.gid)
-    etc = installation.etc / "slurm"
-    site.cluster = start_cluster(
+    files = installation.slurm_files(*LUA)
+    files["burst_buffer.conf"] = files["burst_buffer.conf"].replace("=7200", "=4")
+    return site.start(
+        start_cluster,
         nodes=1,
         conf={
             "SlurmUser": slurm.name,
             "StateSaveLocation": f"{site.directory}/state",
             "SlurmctldPidFile": f"{site.directory}/state/pid",
-            "Prolog": str(installation.prolog),
-            "Epilog": str(installation.epilog),
-            "PrologFlags": "Alloc,DeferBatch",
             "BurstBufferType": "burst_buffer/lua",
         },
-        files={
-            "burst_buffer.lua": (etc / "burst_buffer.lua").read_text(),
-            "burst_buffer.conf": (etc / "burst_buffer.conf").read_text().replace("=7200", "=4"),
-        },
-        private=[RUN],
-        shared={"/etc/enroot-slurm": site.etc, RUN: site.directory / "run"},
+        files=files,
+        shared={RUN: site.directory / "run"},
     )
-    yield site
-    site.remove()
 
 
 @pytest.fixture
-def image() -> Image:
-    return Image([Layer().file("a", os.urandom(40_000))])
-
-
-@pytest.fixture
-def slow(site: Site, image: Image) -> Iterator[tuple[FaultRegistry, str, threading.Event]]:
-    """A registry that stops in the middle of a blob until the event comes, and the URI of an image in it."""
-    go = threading.Event()
-    with FaultRegistry() as registry:
-        uri = serve(registry, image)
-        registry.fault("/blobs/", stall=go, after=1000)
-        site.configure(insecure_registries=[registry.host])
-        yield registry, uri, go
-        go.set()
+def slow(site, image) -> Iterator[Slow]:
+    with site.slow(image) as slow:
+        yield slow
 
 
 def release_killed(site: Site) -> None:
@@ -381,7 +344,7 @@ def test_what_slurm_has_forgotten(site, alice, push, image, tmp_path) -> None:
     for name in ("999999.json", f"{running}.json"):
         os.utime(state / name, (0, 0))
     stage_in(site, "setup", 999_997, alice.uid, alice.gid)
-    assert {file.name for file in state.glob("9*")} == {"999998.json", "999997.json"}
+    assert {file.name for file in state.glob("99999*")} == {"999998.json", "999997.json"}
     assert not list(site.cache.glob("jobs/999999.0/*.lease"))
     assert list(site.cache.glob(f"jobs/{running}.0/stage-in.*.lease"))
     assert (state / f"{running}.json").stat().st_mtime > time.time() - 100  # it is asked for again in a day

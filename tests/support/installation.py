@@ -83,6 +83,15 @@ class Installation(NamedTuple):
         """The SPANK plug-in; its line for plugstack.conf is in ``etc/slurm/plugstack.conf.d``."""
         return self.directory / "lib/spank_enroot_slurm.so"
 
+    @property
+    def hooks(self) -> dict[str, str]:
+        """The lines of slurm.conf for the prolog and the epilog."""
+        return {"Prolog": str(self.prolog), "Epilog": str(self.epilog), "PrologFlags": "Alloc,DeferBatch"}
+
+    def slurm_files(self, *names: str) -> dict[str, str]:
+        """The texts of these files for Slurm's own directory of settings."""
+        return {name: (self.etc / "slurm" / name).read_text() for name in names}
+
     def program(self) -> Path:
         """A directory with an executable ``enroot-slurm`` for ``PATH``."""
         directory = self.directory / "bin"

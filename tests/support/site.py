@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from support.command import serve
+from support.fault_registry import FaultRegistry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from support.images import Image
     from support.installation import Installation
     from support.slurm import Cluster, User
 
-__all__ = ["RUN", "Site"]
+__all__ = ["RUN", "Site", "Slow"]
 
 RUN = "/run/enroot-slurm"
+
+
+class Slow(NamedTuple):
+    """A registry that stops in the middle of a blob until *go* is set, and the URI of an image in it."""
+
+    registry: FaultRegistry
+    uri: str
+    go: threading.Event
 
 
 class Site:
@@ -37,6 +53,35 @@ class Site:
         self.cache = self.directory
         self.cluster: Cluster
         self.new_cache()
+
+    def start(
+        self,
+        start_cluster: Callable[..., Cluster],
+        *,
+        conf: Mapping[str, str] | None = None,
+        shared: Mapping[str, Path] | None = None,
+        private: tuple[str, ...] = (),
+        **options: Any,
+    ) -> Self:
+        """Start the cluster, whose nodes run the prolog and the epilog; *options* are `Cluster`'s."""
+        self.cluster = start_cluster(
+            conf={**self.installation.hooks, **(conf or {})},
+            private=[RUN, *private],
+            shared={"/etc/enroot-slurm": self.etc, **(shared or {})},
+            **options,
+        )
+        return self
+
+    @contextlib.contextmanager
+    def slow(self, image: Image, **changes: Any) -> Iterator[Slow]:
+        """*image* in a registry that is `Slow`; with `configure`'s *changes*."""
+        go = threading.Event()
+        with FaultRegistry() as registry:
+            uri = serve(registry, image)
+            registry.fault("/blobs/", stall=go, after=1000)
+            self.configure(insecure_registries=[registry.host], **changes)
+            yield Slow(registry, uri, go)
+            go.set()
 
     def configure(self, **changes: Any) -> None:
         """Write the settings: those of the tests with *changes*; None takes one away."""
