@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from contenders import BOUND, GET_AGAIN, JOINED_COLD, NEW_LAYER, OURS_COLD
@@ -84,7 +85,9 @@ def acceptance(results: dict[str, Any]) -> list[str]:
 def _headline(results: dict[str, Any]) -> str:
     image = results["image"]
     cache = "" if results.get("page_cache_emptied", True) else "; the page cache was not emptied between runs"
-    return f"Image '{image['name']}', median of {results['repeat']}, {results['started']} UTC{cache}."
+    runs = Counter((run["contender"], run["options"]) for run in results["runs"]).values()
+    median = f"median of {max(runs)}" if len(set(runs)) == 1 else f"medians of {min(runs)} to {max(runs)}"
+    return f"Image '{image['name']}', {median}, {results['started']} UTC{cache}."
 
 
 def _tables(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:

@@ -82,7 +82,8 @@ def main() -> int:
         for options, contender in _turns(arguments.options, contenders, arguments.repeat):
             place = Place(
                 run=(arguments.runs or work) / "run",
-                cache=(arguments.runs or work) / "cache",
+                # One for each set: a contender that takes a layer away does so for its own set only.
+                cache=(arguments.runs or work) / "cache" / "".join(options.split()),
                 image=image,
                 repository=f"{registry.host}/bench/{image.name}:{image.tag}",
                 secure_repository=f"{secure.host}/bench/{image.name}:{image.tag}",
@@ -163,7 +164,7 @@ def _programs() -> Iterator[Path]:
 
 def _fill(place: Place) -> None:
     """Fill the cache of imports that are not cold."""
-    mark = place.cache / f"{place.image.tag}-{''.join(place.options)}".replace("/", "")
+    mark = place.cache / place.image.tag
     if mark.exists():
         return
     cold = next(contender for contender in CONTENDERS if contender.name == JOINED_COLD)

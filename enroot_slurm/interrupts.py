@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
 __all__ = ["SIGNALS", "interruptible", "raise_interrupts", "stop_timer"]
@@ -23,11 +23,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _TICK = 1.0  # seconds
 
 
-def raise_interrupts(*, again: float = math.inf) -> None:
-    """Let the `SIGNALS` raise KeyboardInterrupt in the main thread, from now on.
+def raise_interrupts(signals: Iterable[int] = SIGNALS, *, again: float = math.inf) -> None:
+    """Let *signals* raise KeyboardInterrupt in the main thread, from now on.
 
-    One that is ignored stays so (nohup).  For *again* seconds more of them change nothing: people press Ctrl-C twice,
-    and Slurm signals again.
+    For *again* seconds more of them change nothing: people press Ctrl-C twice, and Slurm signals again.
     """
     begin = -math.inf
 
@@ -38,19 +37,18 @@ def raise_interrupts(*, again: float = math.inf) -> None:
             begin = now + again
             raise KeyboardInterrupt(number)
 
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, interrupt)
+    for number in signals:
+        signal.signal(number, interrupt)
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
 
 
 @contextlib.contextmanager
 def interruptible(*, again: float) -> Iterator[None]:
-    """`raise_interrupts` for the time of a context."""
+    """`raise_interrupts` for the time of a context; but a signal that is ignored stays so (nohup)."""
     previous = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     try:
-        raise_interrupts(again=again)
+        raise_interrupts([number for number in SIGNALS if previous[number] != signal.SIG_IGN], again=again)
         yield
     finally:
         stop_timer()

@@ -47,10 +47,17 @@ def test_a_signal_that_no_wait_has_seen(wait) -> None:
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
-    process = start("signal.signal(signal.SIGHUP, signal.SIG_IGN); raise_interrupts()", "time.sleep(100)")
+    setup = "signal.signal(signal.SIGHUP, signal.SIG_IGN); context = interruptible(again=5); context.__enter__()"
+    process = start(setup, "time.sleep(100)")
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[0] == "interrupted 2\n"
+
+
+def test_what_slurm_ignores_ends_its_programs() -> None:
+    process = start("signal.signal(signal.SIGHUP, signal.SIG_IGN); raise_interrupts()", "time.sleep(100)")
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=20)[0] == "interrupted 1\n"
 
 
 def test_more_signals_wait_for_the_clean_up() -> None:

@@ -202,17 +202,6 @@ class Repository:
         while not transfer.complete:
             yield from transfer.attempt(ask)
 
-    def read_blob(self, descriptor: Descriptor, limit: int) -> bytes:
-        """The bytes of a blob of up to *limit* bytes, verified.
-
-        Raises: IntegrityError when it is larger or not what its digest promises; and as `blob`.
-        """
-        if descriptor.size > limit:
-            raise IntegrityError(f"{descriptor.digest} is said to have {descriptor.size} bytes; {limit} are the most")
-        content = b"".join(self.blob(descriptor))
-        _verify(content, descriptor.digest)
-        return content
-
     def _document(self, target: str, digest: Digest | None) -> tuple[bytes, str]:
         """The manifest or index that *target*, a tag or the *digest*, names, and its Content-Type."""
 

@@ -314,22 +314,11 @@ def test_abandoned(repository: Repository, registry: FaultRegistry, blob: Descri
     assert fetch(repository, blob) == CONTENT
 
 
-def test_read_blob(repository: Repository, registry: FaultRegistry):
-    """Small blobs are verified."""
-    small = registry.add_blob(b"{}")
-    assert repository.read_blob(small, 100) == b"{}"
-    registry.fault("/blobs/", flip=0)
-    with pytest.raises(IntegrityError, match="the registry sent sha256:"):
-        repository.read_blob(small, 100)
-    with pytest.raises(IntegrityError, match="2 bytes; 1 are the most"):
-        repository.read_blob(small, 1)
-
-
 def test_sha512(repository: Repository, registry: FaultRegistry):
     """A descriptor may be of another algorithm than sha256."""
     digest = Digest.of(b"config", "sha512")
     registry.fault("sha512", status=200, body=b"config")
-    assert repository.read_blob(Descriptor("x", digest, 6), 100) == b"config"
+    assert b"".join(repository.blob(Descriptor("x", digest, 6))) == b"config"
 
 
 # Redirects.

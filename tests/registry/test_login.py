@@ -52,7 +52,7 @@ def test_basic(faulty: Faulty, open_repository: Open, load: Load):
     assert repository.anonymous
     manifest = repository.resolve(AMD64)
     assert not repository.anonymous
-    repository.read_blob(manifest.config, 10_000)
+    b"".join(repository.blob(manifest.config))
     assert [r.scheme for r in registry.requests] == ["", "Basic", "Basic"]
     assert manifest.digest == image.digest
 
@@ -82,7 +82,7 @@ def test_token(faulty: Faulty, open_repository: Open, load: Load):
     registry = faulty(auth="bearer", users=USERS)
     registry.add_image("team/app")
     repository = open_repository(f"{registry.host}#team/app", load(line(registry)))
-    repository.read_blob(repository.resolve(AMD64).config, 10_000)
+    b"".join(repository.blob(repository.resolve(AMD64).config))
     (asked,) = registry.matching("/token")
     assert asked.query == {"service": ["test"], "scope": ["repository:team/app:pull"], "account": ["ann"]}
     assert asked.scheme == "Basic"

@@ -46,7 +46,7 @@ def secure(faulty: Faulty, authority: trustme.CA) -> FaultRegistry:
 def test_https(secure: FaultRegistry, open_repository: Open, ca_file: str):
     """https with a CA of one's own, over one connection."""
     repository = open_repository(f"{secure.host}#team/app", allow_http=False, ca_file=ca_file)
-    repository.read_blob(repository.resolve(AMD64).config, 10_000)
+    b"".join(repository.blob(repository.resolve(AMD64).config))
     assert secure.connections == 1
     assert repository.anonymous
 
@@ -153,7 +153,7 @@ def test_no_downgrade(secure: FaultRegistry, faulty: Faulty, open_repository: Op
     repository = open_repository(f"{secure.host}#team/app", allow_http=False, ca_file=ca_file)
     manifest = repository.resolve(AMD64)
     with pytest.raises(AccessDenied, match="it is not https"):
-        repository.read_blob(manifest.config, 10_000)
+        b"".join(repository.blob(manifest.config))
     secure.fault("/manifests/", status=401, headers={"WWW-Authenticate": f'Bearer realm="{plain.url}/token"'})
     with pytest.raises(AccessDenied, match="it is not https"):
         repository.resolve(AMD64)
@@ -184,7 +184,7 @@ def test_no_cookies(faulty: Faulty, open_repository: Open):
     registry.add_image("team/app")
     registry.fault("/manifests/", headers={"Set-Cookie": "session=1; Path=/"})
     repository = open_repository(f"{registry.host}#team/app")
-    repository.read_blob(repository.resolve(AMD64).config, 10_000)
+    b"".join(repository.blob(repository.resolve(AMD64).config))
     assert all(r.headers["Cookie"] is None for r in registry.requests)
 
 
