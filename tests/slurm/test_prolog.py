@@ -224,7 +224,7 @@ def test_other_kinds_of_jobs(site, alice, push, image) -> None:
 
 
 def test_an_array_with_a_typo(site, alice, push, registry, image) -> None:
-    """A hundred tasks ask for a tag that is not there: the registry is asked a handful of times, and no node drains."""
+    """A hundred tasks ask for a tag that is not there: the registry is asked by the first ones, and no node drains."""
     uri = push(image) + "-typo"
     registry.reset()
     job = site.cluster.run_job(
@@ -232,7 +232,8 @@ def test_an_array_with_a_typo(site, alice, push, registry, image) -> None:
     )
     assert site.cluster.states(job.id) == ["COMPLETED"] * 100
     assert '"NotFound"' in job.output
-    assert registry.count("GET", "/manifests/") <= 10
+    # A node has 16 processors: no more than that many begin before the first has failed.
+    assert registry.count("GET", "/manifests/") <= 16
 
 
 @pytest.mark.parametrize(
