@@ -112,7 +112,11 @@ def wait_for_release(site: Site, left: Callable[[], object]) -> None:
         release_killed(site)
         return not left()
 
-    wait_for(released)
+    try:
+        wait_for(released)
+    except AssertionError as error:
+        error.add_note(f"left: {left()}\n{site.cluster.logs()}")
+        raise
 
 
 def script(*lines: str, command: str = SHOW) -> str:
@@ -182,6 +186,8 @@ def test_several_images(site, alice, push, image, registry) -> None:
 
 def test_private_images(site, alice, bob, image) -> None:
     """What needs a user's login is imported as that user, into the own cache; another user's job is held."""
+    cache = alice.home / ".cache/enroot"
+    shutil.rmtree(cache, ignore_errors=True)  # another cluster's jobs may have had the same numbers
     with FaultRegistry(auth="basic", users={"alice": "canary-5c"}) as registry:
         site.configure(insecure_registries=[registry.host])
         alice.write(".config/enroot/.credentials", "machine 127.0.0.1 login alice password canary-5c\n")
@@ -191,8 +197,8 @@ def test_private_images(site, alice, bob, image) -> None:
         path = Path(environment(site.cluster.output(job, alice.home))["ENROOT_SLURM_IMAGE"])
         assert path.is_relative_to(alice.home)
         assert path.stat().st_uid == alice.uid
-        cache = alice.home / ".cache/enroot"
         assert len(list(cache.glob(f"jobs/{job}.0/stage-in.*.lease"))) == 1
+        site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output
         site.cluster.cancel(job)
         wait_for_release(site, lambda: list(cache.glob(f"jobs/{job}.0/*.lease")))
         held = site.cluster.submit(script(f"image={uri}"), user=bob)
