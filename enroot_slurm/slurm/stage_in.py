@@ -42,7 +42,6 @@ from enroot_slurm.slurm.log import INFO, WARNING, log
 from enroot_slurm.slurm.process import one_line, run_program
 from enroot_slurm.slurm.request import Request, image_requests
 from enroot_slurm.slurm.step import StepImage, variables
-from enroot_slurm.squeue import known_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,6 +230,8 @@ def _requests(text: str) -> list[Request]:
 
 
 def _release_forgotten(config: Config) -> None:
+    from enroot_slurm.squeue import known_jobs  # noqa: PLC0415 - mostly there is nothing to ask
+
     now = time.time()
     files = [file for file in _directory(config).glob("[0-9]*.json") if now - file.stat().st_mtime > _ASK_AGAIN]
     known = known_jobs(of_all=True) if files else frozenset()
