@@ -122,7 +122,6 @@ def _streamed(place: Place) -> tuple[list[Command], dict[str, str]]:
 
 
 def _warm_streamed(place: Place) -> tuple[list[Command], dict[str, str]]:
-    _forget_images(place)
     return _ours(place, place.cache, "--no-layer-cache")
 
 
@@ -137,14 +136,8 @@ def _get_again(place: Place) -> tuple[list[Command], dict[str, str]]:
     return commands, environment
 
 
-def _forget_images(place: Place) -> None:
-    """Where blocks can be shared, an import keeps its image in the cache."""
-    shutil.rmtree(place.cache / "images", ignore_errors=True)
-
-
 def _without_layer(place: Place, number: int) -> tuple[list[Command], dict[str, str]]:
     """As when the layer *number* were new: nothing of it is in the cache."""
-    _forget_images(place)
     blob = place.image.layers[number].name
     (place.cache / "blobs/sha256" / blob).unlink()
     for image in (place.cache / "layers").glob(f"*/sha256-{place.image.diff_ids[number].removeprefix('sha256:')}.*"):

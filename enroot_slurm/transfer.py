@@ -83,7 +83,7 @@ class WriteBack:
     The kernel would gather gigabytes first, and the sync at the end would wait for all of them.
     """
 
-    def __init__(self, fd: int, at: int = 0) -> None:
+    def __init__(self, fd: int, at: int) -> None:
         self._fd = fd
         self._begun = at
 
