@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, SYMLINK, Special, pack_file
+from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, SYMLINK, Special, pack_file
 from enroot_slurm.squashfs.tables import Tables
 from enroot_slurm.squashfs.tree import POSITIONS
 
@@ -83,13 +83,15 @@ class Content:
 
     def _file(self, inode: int, links: int, number: int) -> bytes:
         layer, position = divmod(inode, POSITIONS)
-        file = self._images[layer].file(position)
-        mode, mtime, _, start, size, sparse, fragment, offset, blocks = file
-        relocation = self._layout.relocations[layer]
-        start = relocation.start(start) if blocks and file.stored else 0
-        if fragment != NOTHING:
-            fragment = relocation.fragment(fragment)
-        mtime = mtime if self._time is None else self._time
+        image, relocation = self._images[layer], self._layout.relocations[layer]
+        if small := image.small_file(position):
+            mode, mtime, fragment, offset, size = small
+            start, sparse, blocks = 0, 0, b""
+        else:
+            file = image.file(position)
+            mode, mtime, _, start, size, sparse, fragment, offset, blocks = file
+            start = relocation.start(start) if blocks and file.stored else 0
+        mtime, fragment = mtime if self._time is None else self._time, relocation.fragment(fragment)
         return pack_file(number, _readable(mode), mtime, links, start, size, sparse, fragment, offset, blocks)
 
     def _special(self, inode: int, kind: int, links: int, number: int) -> bytes:

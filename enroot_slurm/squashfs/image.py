@@ -71,6 +71,7 @@ class LayerImage:
         self.directories = tables[1].data
         self._listings = tables[1]
         self._fragments = fragments
+        self._block_size = 1 << recipe.block_log
         self._unlisted = len(self.directories)
 
     @classmethod
@@ -144,6 +145,13 @@ class LayerImage:
         """The regular file whose inode is at *position*."""
         try:
             return inodes.read_file(self.inodes, position, self.recipe.block_log)
+        except struct.error:
+            raise _outside() from None
+
+    def small_file(self, position: int) -> tuple[int, int, int, int, int] | None:
+        """As `file`, but only what `read_small_file` gives, and None where it does."""
+        try:
+            return inodes.read_small_file(self.inodes, position, self._block_size)
         except struct.error:
             raise _outside() from None
 

