@@ -36,6 +36,7 @@ ALLOWED = {
     "output": {"errors", "progress", "transfer"},
     "oci": {"errors"},
     **{sibling: {"errors", "oci"} for sibling in SIBLINGS},
+    "registry": {"__init__", "errors", "oci"},
     "squashfs": {"errors", "oci", "transfer"},
     **{each: {"errors", "oci", "squashfs.options", *SETTINGS} for each in SETTINGS},
     "sources": {"errors", "oci", "config", "progress", "cache", "rootfs"},

@@ -14,7 +14,6 @@ import ssl
 import threading
 import time
 from http.cookiejar import DefaultCookiePolicy
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urljoin
 
@@ -23,6 +22,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 
+from enroot_slurm import __version__
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, printable
 from enroot_slurm.registry.connection import ForeignHttpPool, ForeignHttpsPool, HttpPool, HttpsPool
 from enroot_slurm.registry.origin import Origin, RefusedTarget, check_redirect
@@ -173,7 +173,7 @@ class Http:
         self._transport = transport
         self._sessions: dict[Origin, requests.Session] = {}
         self._lock = threading.Lock()
-        self._agent = f"enroot-slurm/{_version()}"
+        self._agent = f"enroot-slurm/{__version__}"
 
     def close(self) -> None:
         """Close all connections."""
@@ -267,13 +267,6 @@ class Http:
 def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Requests' hook for authentication; with one given, it looks for no other."""
     return request
-
-
-def _version() -> str:
-    try:
-        return version("enroot-slurm")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _causes(error: BaseException) -> list[BaseException]:

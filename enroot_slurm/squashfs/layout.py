@@ -59,8 +59,10 @@ class Relocation:
 
     def use_fragment(self, number: int) -> None:
         """This fragment, or `NOTHING`, is alive.  Raises: CannotLink, if there is none such."""
-        if number in (self._latest, NOTHING):
+        if number == self._latest:
             return  # as with most files: those of one fragment are together
+        if number == NOTHING:
+            return
         self._latest = number
         if number >= len(self._used):
             raise CannotLink("a layer image has a file in a fragment that does not exist")
@@ -127,7 +129,7 @@ class Layout:
         count = 0
         relocations = self.relocations
         for kind, inode in zip(tree.kinds, tree.inodes, strict=True):
-            number = count + 1
+            number = count = count + 1
             if kind != DIRECTORY:
                 layer, position = divmod(inode, POSITIONS)
                 file = None
@@ -147,10 +149,12 @@ class Layout:
                 else:
                     self.links[inode] = self.links.get(inode, 0) + 1
                     number = numbers.setdefault(inode, number)
-                if file and number > count:
+                    if number != count:
+                        count -= 1
+                        file = None
+                if file:
                     self._use(relocations[layer], file)
             self.numbers.append(number)
-            count = max(count, number)
         self.count = count
 
     @staticmethod
