@@ -58,11 +58,11 @@ for file in burst_buffer.lua burst_buffer.conf job_submit.lua; do
 done
 if [ "$plugin" = no ]; then
     :
-elif command -v cc > /dev/null && [ -e "$slurm/include/slurm/spank.h" ]; then
+elif command -v cc > /dev/null && command -v make > /dev/null && [ -e "$slurm/include/slurm/spank.h" ]; then
     make -s -C etc/slurm/spank install LIBDIR="${DESTDIR-}$libdir" SLURM="$slurm"
     fill etc/slurm/plugstack.conf.d/enroot-slurm.conf 644 "$etc/slurm/plugstack.conf.d/enroot-slurm.conf"
 else
-    echo "The SPANK plug-in is not built: that needs cc and $slurm/include/slurm/spank.h (libslurm-dev)." >&2
+    echo "The SPANK plug-in is not built: that needs cc, make and $slurm/include/slurm/spank.h (libslurm-dev)." >&2
 fi
 [ -n "${DESTDIR-}" ] || [ "$(id -u)" != 0 ] || install -d -m 755 /run/enroot-slurm
 echo "Installed for Slurm in $etc: next, see docs/slurm.md for the lines in slurm.conf." >&2

@@ -3,8 +3,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh etc/bootstrap.sh dev docker-registry skopeo umoci buildah busybox-static squashfs-tools squashfs-tools-ng squashfuse \
-    apache2-utils pigz zstd openssl util-linux mount attr fuse3 psmisc strace xfsprogs shellcheck \
-    slurmctld slurmd slurm-client munge libslurm-dev gcc libc6-dev
+    apache2-utils pigz zstd openssl util-linux mount attr e2fsprogs fuse3 psmisc strace xfsprogs shellcheck \
+    slurmctld slurmd slurm-client munge libslurm-dev gcc libc6-dev make
 bin=$PWD/.venv/bin
 "$bin/ruff" format --check --quiet .
 "$bin/ruff" check --quiet .

@@ -57,7 +57,8 @@ def _zstd(block: bytes) -> bytes:
     else:
         from backports import zstd  # noqa: PLC0415
 
-    return zstd.ZstdDecompressor().decompress(block, METADATA_SIZE + 1)
+    content: bytes = zstd.ZstdDecompressor().decompress(block, METADATA_SIZE + 1)
+    return content
 
 
 def _lzo(block: bytes) -> bytes:

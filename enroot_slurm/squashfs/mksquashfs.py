@@ -53,6 +53,8 @@ class Mksquashfs:
             *("-processors", str(options.processors or processors)),
             *("-mem", f"{max((options.memory or memory) >> 20, 16)}M"),
             *(() if time is None else ("-mkfs-time", str(time), "-all-time", str(time))),
+            # Whether it makes a table for NFS servers unless told depends on the release.
+            *(() if {"-exports", "-no-exports"} & set(options.arguments) else ("-no-exports",)),
             *options.arguments,
         ]
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115  as long as the program; a pipe could fill up

@@ -45,8 +45,20 @@ function slurm_bb_setup(job_id, uid, gid)
   return result(run("setup", number(job_id), number(uid), number(gid)))
 end
 
-function slurm_bb_data_in(job_id, job_script)
-  return result(run("import", number(job_id), quoted(job_script)))
+-- Since some release the tasks of an array share one directory with their script, but paths still name one for each.
+local function script_of(job_script, job_info)
+  local file = io.open(job_script)
+  if file then
+    file:close()
+    return job_script
+  end
+  local array = job_info and tonumber(job_info.array_job_id) or 0
+  local place = string.format("/hash.%d/job.%d/script", array % 10, array)
+  return array > 0 and job_script:gsub("/hash%.%d+/job%.%d+/script$", place) or job_script
+end
+
+function slurm_bb_data_in(job_id, job_script, uid, gid, job_info)
+  return result(run("import", number(job_id), quoted(script_of(job_script, job_info))))
 end
 
 -- Just before the job starts, while slurmctld waits: nothing is run.
@@ -57,7 +69,11 @@ function slurm_bb_paths(job_id, job_script, path_file)
   end
   local lines = from:read("*a")
   from:close()
-  local to = assert(io.open(path_file, "w"))
+  local to = io.open(path_file, "w")
+  if not to then  -- a task's of an array, as above
+    os.execute("mkdir -m 700 " .. quoted(path_file:match("^(.*)/")))
+    to = assert(io.open(path_file, "w"))
+  end
   to:write(lines)
   to:close()
   return slurm.SUCCESS

@@ -194,7 +194,7 @@ def test_a_hit_loads_little(faulty, get, import_environment) -> None:
     result = subprocess.run(command, env=import_environment, capture_output=True, text=True, check=True)
     assert result.stdout == expected
     *modules, threads = result.stderr.split()
-    heavy = {"requests", "urllib3", "yaml", "filelock", "tarfile", "ssl", "fcntl", "dataclasses", "subprocess"}
+    heavy = {"requests", "urllib3", "yaml", "filelock", "tarfile", "ssl", "dataclasses", "subprocess"}
     assert heavy & set(modules) == set()
     assert not [m for m in modules if m.startswith(("enroot_slurm.registry", "enroot_slurm.rootfs"))]
     assert threads == "1"

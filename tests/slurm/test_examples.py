@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.command import wait_for
 from support.images import Image, Layer
 from support.pyxis import pyxis_standin
 from support.site import RUN, Site
@@ -184,7 +185,8 @@ def test_local_disks(site, alice, image, registry) -> None:
     job = site.submit("sbatch", site.example(alice, "local-disks.sbatch", image), user=alice)
     assert job.output.splitlines().count(LINE) == 2  # among what is told of the import
     assert blobs(registry) == 2
-    assert [path for node in site.cluster.nodes for path in site.cluster.node_path(node, "/tmp").iterdir()] == []
+    directories = [site.cluster.node_path(node, "/tmp") for node in site.cluster.nodes]
+    wait_for(lambda: not any(list(directory.iterdir()) for directory in directories))  # and of jobs before it
 
 
 @pytest.mark.parametrize("name", ["prolog.sbatch", "pyxis.sbatch", "stage-in.sbatch"])

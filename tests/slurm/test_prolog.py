@@ -193,7 +193,7 @@ def test_leases_end_with_the_job(site, alice, push, image) -> None:
 def test_requeue(site, alice, push, image, registry) -> None:
     """A requeued job gets a record of its own, and the old one goes."""
     uri = push(image)
-    job = site.cluster.submit("sleep 100", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
+    job = site.cluster.submit("exec sleep 100", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
     wait_for(lambda: site.record(job))
     site.cluster.run("scontrol", "requeue", job)
     site.cluster.wait_for_state(job, "PENDING")

@@ -434,14 +434,14 @@ def test_srun_with_pyxis(run, image, registry) -> None:
     """One import on the login node, and all tasks are in the image; srun's status is ours."""
     registry.reset()
     result = run(
-        "srun", "-N3", "-l", f"--container-image={image}", "--", "sh", "-c", f"{SHOW}; ls /; exit $SLURM_PROCID"
+        "srun", "-N3", "-l", f"--container-image={image}", "--", "sh", "-c", f"{SHOW}; echo /*; exit $SLURM_PROCID"
     )
     assert result.returncode == 2, result
     path = path_in(result.stdout)
     assert [line for line in sorted(result.stdout.splitlines()) if "sqsh" in line] == [
         f"{i}: {i} {path}  " for i in range(3)
     ]
-    assert "0: bin" in result.stdout
+    assert "0: /bin" in result.stdout
     assert f"enroot-slurm: srun --container-image={path}" in result.stderr
     assert registry.count("GET", "manifests") == 1
     again = run("srun", "-Q", f"--container-image={image.removeprefix('docker://')}", "sh", "-c", SHOW)
@@ -578,4 +578,6 @@ def test_the_table_of_options_is_sruns(cluster) -> None:
         listed = set(re.findall(r"^ {2,8}(?:-\w,? +)?--([\w-]+)", cluster.run(program, "--help").stdout, re.MULTILINE))
         for name in sorted(syntax.values & listed):
             result = cluster.run(program, f"--{name}", check=False, input="")
-            assert f"option '--{name}' requires an argument" in result.stderr, result
+            # Some releases list an option that they have no more.
+            wanted = {f"option '--{name}' requires an argument", f"unrecognized option '--{name}'"}
+            assert any(text in result.stderr for text in wanted), result

@@ -421,7 +421,14 @@ def buildah_push(directory: Path, destination: str, *, layers: int = 2, form: st
     state = ["--root", str(directory / "root"), "--runroot", str(directory / "run"), "--storage-driver", "vfs"]
     # As in skopeo_copy; "buildah push" has no other way to keep its memory of blobs out of /var/lib/containers.
     own = dict.fromkeys(("HOME", "TMPDIR", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"), str(directory))
-    apart = {**own, "_CONTAINERS_ROOTLESS_UID": "1000"}
+    # Some releases want to see their network's program, although nothing here has a network.
+    unused = directory / "programs/netavark"
+    unused.parent.mkdir()
+    unused.write_text("#!/bin/false\n")
+    unused.chmod(0o755)
+    settings = directory / "containers.conf"
+    settings.write_text(f'[engine]\nhelper_binaries_dir = ["{unused.parent}"]\n')
+    apart = {**own, "_CONTAINERS_ROOTLESS_UID": "1000", "CONTAINERS_CONF": str(settings)}
 
     def buildah(command: str, *arguments: str) -> str:
         environment = {**apart, "BUILDAH_ISOLATION": "chroot", "_CONTAINERS_USERNS_CONFIGURED": "done"}

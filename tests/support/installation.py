@@ -35,7 +35,7 @@ class Installation(NamedTuple):
         base = next(p for p in (Path(sys.executable).resolve(), Path("/usr/bin/python3")) if _is_open(p))
         subprocess.run([base, "-m", "venv", "--without-pip", made.directory / "python"], check=True)
         [packages] = (made.directory / "python/lib").glob("python3*/site-packages")
-        libraries = [Path(each) for each in site.getsitepackages()]
+        libraries = [each for each in map(Path, site.getsitepackages()) if each.is_dir()]
         paths = []
         for number, source in enumerate([CHECKOUT, *libraries]):
             if _is_open(source):

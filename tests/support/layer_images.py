@@ -63,7 +63,9 @@ def archive(members: Iterable[Member]) -> bytes:
 
 def layer_image(path: Path, tar: bytes, options: str = OPTIONS, *more: str) -> Path:
     """The layer image at *path* of the archive *tar*, with its whiteouts as files; *more* are flags."""
-    command = ["mksquashfs", "-", str(path), "-tar", *_LAYER, "-no-progress", "-mem", "128M", *options.split(), *more]
+    words = [*options.split(), *more]
+    words += [] if "-exports" in words else ["-no-exports"]  # some releases make them by default
+    command = ["mksquashfs", "-", str(path), "-tar", *_LAYER, "-no-progress", "-mem", "128M", *words]
     done = subprocess.run(command, input=tar, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return path

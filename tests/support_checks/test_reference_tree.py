@@ -57,7 +57,8 @@ def test_good_images_are_good(name):
     rc = rc_layer(case.config, "docker://host#name:tag")
     overlay = reference_tree(layers, rc, how="overlay")
     merged = reference_tree(layers, rc, how="merge")
-    assert diff_trees(overlay.tree, merged.tree, ignore_mtime_of=overlay.made_now) == []
+    early = {p for p, e in merged.tree.items() if e.mtime > 1 << 31}  # which squashfs-tools 4.7 have as 1970
+    assert diff_trees(overlay.tree, merged.tree, ignore_mtime_of=overlay.made_now | early) == []
     assert all((e.uid, e.gid, e.xattrs) == (0, 0, ()) for e in overlay.tree.values())
 
 
