@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import random
 import struct
@@ -18,6 +20,7 @@ from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.squashfs.codec import decompress
 from enroot_slurm.squashfs.format import CannotLink, Superblock
 from enroot_slurm.squashfs.image import LayerImage
+from enroot_slurm.squashfs.inodes import FILE, NOTHING, read_file, read_small_file
 
 DIR, SYMLINK, HARDLINK = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 RC = RcLayer((b"etc",), ((b"etc/rc", b"rc\n"),))
@@ -81,6 +84,22 @@ def test_it_reads_what_mksquashfs_writes(tmp_path):
                 image.listing(names[b"a"][0])
     finally:
         os.close(image.fd)
+
+
+def test_the_quick_reader_of_files_agrees_with_the_thorough_one():
+    """A basic file without blocks is read in either way; all others, and impossible ones, are left to the latter."""
+    sizes, offsets = (0, 1, 100, 4095, 4096, 4097, 8192), (0, 1, 3996, 4095, 4096, 0xFFFFFFFF)
+    found = set()
+    for kind, size, offset, fragment in itertools.product((FILE, FILE + 7), sizes, offsets, (NOTHING, 0, 7)):
+        inode = struct.pack("<HHHHIIIIII", kind, 0xA9ED, 0, 0, 12345, 1, 96, fragment, offset, size)
+        expected = None
+        with contextlib.suppress(CannotLink):
+            file = read_file(inode + bytes(24), 0, 12)
+            if kind == FILE and not file.blocks:
+                expected = (file.mode, file.mtime, file.fragment, file.offset, file.size)
+        assert read_small_file(inode + bytes(24), 0, 4096) == expected
+        found.add(expected is None)
+    assert found == {True, False}
 
 
 def test_foreign_images_are_refused(tmp_path):
