@@ -27,6 +27,8 @@ Exceptions live in a module of their own to keep imports one way.
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
     "AccessDenied",
     "ConfigError",
@@ -46,7 +48,10 @@ __all__ = [
     "UsageError",
     "WorkerFailed",
     "printable",
+    "shortage",
 ]
+
+_SHORTAGES = {errno.ENOSPC: "no space left", errno.EDQUOT: "no quota left"}
 
 
 class EnrootSlurmError(Exception):
@@ -156,3 +161,8 @@ def printable(text: str | bytes, limit: int = 200) -> str:
     cut = text[:limit]
     safe = "".join(c if " " <= c <= "~" else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in cut)
     return safe + ("..." if len(text) > limit else "")
+
+
+def shortage(error: OSError) -> str:
+    """What there is none left of, such as "no quota left" (of the user's, while others may have space); or empty."""
+    return _SHORTAGES.get(error.errno or 0, "")

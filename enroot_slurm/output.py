@@ -8,7 +8,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from enroot_slurm.errors import OutputExists, StorageError
+from enroot_slurm.errors import OutputExists, StorageError, shortage
 from enroot_slurm.progress import size_text
 from enroot_slurm.transfer import Transfer, clone
 
@@ -126,8 +126,8 @@ class Output:
             temporary.replace(self.path)
 
     def _unwritable(self, error: OSError) -> StorageError:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return StorageError(f"can't write {self.path}: {error.strerror}", hint=_MAKE_ROOM if full else "")
+        hint = _MAKE_ROOM if shortage(error) else ""
+        return StorageError(f"can't write {self.path}: {error.strerror}", hint=hint)
 
     def _exists(self) -> OutputExists:
         return OutputExists(f"file already exists: {self.path}", hint="Replace it with --force, or choose --output.")

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.layout import maker_of
-from enroot_slurm.errors import StorageError
+from enroot_slurm.errors import StorageError, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,9 +125,9 @@ class SharedCache:
 
 def unwritable(path: Path, error: OSError) -> StorageError:
     """The error for a directory that can't be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if short := shortage(error):
         return StorageError(
-            f"no space left in the cache {path}",
+            f"{short} in the cache {path}",
             hint="Free space there ('enroot-slurm cache gc' may do it), or set ENROOT_CACHE_PATH.",
         )
     return StorageError(

@@ -6,11 +6,10 @@ And `CannotLink`, which all modules raise that read layer images.
 from __future__ import annotations
 
 import enum
-import errno
 import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from enroot_slurm.errors import ConversionError, IntegrityError, StorageError
+from enroot_slurm.errors import ConversionError, IntegrityError, StorageError, shortage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,9 +106,9 @@ class Superblock(NamedTuple):
 
 def unwritten(image: Path, error: OSError) -> StorageError:
     """The error for an *image* that could not be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if short := shortage(error):
         return StorageError(
-            f"no space left to write the image: {image.parent}",
+            f"{short} to write the image: {image.parent}",
             hint="Free space there ('enroot-slurm cache gc' for a cache), or name another place: --output.",
         )
     return StorageError(f"can't write the image {image}: {error.strerror}")

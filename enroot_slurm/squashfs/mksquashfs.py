@@ -110,8 +110,9 @@ class Mksquashfs:
             self._process.stdin.close()
         status = self._process.wait()
         said = self._complaint()
-        if os.strerror(errno.ENOSPC) in said or os.strerror(errno.EDQUOT) in said:
-            return unwritten(self._image, OSError(errno.ENOSPC, ""))
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(code) in said:
+                return unwritten(self._image, OSError(code, ""))
         hint = ""
         if "-tar" in said and "invalid option" in said:
             hint = "Install squashfs-tools 4.5 or later; earlier ones can't read tar archives."

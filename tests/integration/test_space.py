@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from support.tree import read_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 MEGABYTE = 1_000_000
 
@@ -250,3 +251,17 @@ def test_a_disk_that_fills_up(when, disk, faulty, import_environment, tmp_path) 
     assert result.returncode == 0, result.stderr
     assert layers_asked_for(faulty, made) == (before if when != "downloading" else before + 1)
     assert {b"f1", b"f2"} <= read_tree(output.path / "x.sqsh").keys()
+
+
+def test_a_quota_that_is_used_up(faulty, import_environment, tmp_path) -> None:
+    """It is told apart from a full disk, where df(1) shows none.  (The error is injected: quotas need their kernel.)"""
+    require_tools("strace")
+    inject = ["strace", "-f", "-qq", "-o", tmp_path / "log", "-e", "inject=pwrite64:error=EDQUOT"]
+    uri = serve(faulty, image(1))
+    for options, where in ([], "cache"), (["--no-layer-cache"], tmp_path):
+        command = [sys.executable, "-m", "enroot_slurm", "import", *options, "-o", tmp_path / "x.sqsh", uri]
+        done = subprocess.run([*inject, *command], env=import_environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 7, done.stderr
+        assert "no quota left" in done.stderr
+        assert str(where) in done.stderr
+    assert left_over(Path(import_environment["ENROOT_CACHE_PATH"]), tmp_path) == []
