@@ -76,7 +76,7 @@ def acceptance(results: dict[str, Any]) -> list[str]:
     if ours and joined:
         lines.append(f"{_verdict(joined <= 1.2 * ours)}: cold with images of layers, {joined / ours:.2f}; at most 1.2")
     if ours and new_layer:
-        lines.append(f"{_verdict(new_layer <= most * ours)}: one new top layer, {new_layer / ours:.2f}; at most {most}")
+        lines.append(f"{_verdict(new_layer <= most * ours)}: one new top layer, {new_layer / ours:.3f}; at most {most}")
     if ours and again:
         lines.append(f"{_verdict(again <= 0.03 * ours)}: the same image again, {again / ours:.3f}; at most 0.03")
     return lines
