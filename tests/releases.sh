@@ -1,6 +1,7 @@
 #!/bin/sh
 # releases.sh SUITE...: pass the tests on other releases of Debian (trixie, sid), with their Slurm, Python and tools.
-# Each gets a tree below /var/tmp, removed at the end: some 2 GB. Needs root, git and mmdebstrap.
+# Each gets a tree below /var/tmp, removed at the end: some 2 GB. Needs root, git and mmdebstrap; for Ubuntu, MIRROR has
+# the line of sources.list: MIRROR="deb [trusted=yes] http://archive.ubuntu.com/ubuntu noble main universe"
 set -eu
 cd "$(dirname "$0")/.."
 root=
@@ -10,8 +11,8 @@ for suite in "$@"; do
     root=$(mktemp -d "/var/tmp/enroot-slurm-$suite.XXXXXX")
     chmod 755 "$root"
     # The mirror may be a snapshot, whose lists are old.
-    mmdebstrap --quiet --variant=minbase --include=ca-certificates --aptopt='Acquire::Check-Valid-Until "false"' \
-        "$suite" "$root"
+    mmdebstrap --quiet --variant=minbase --include=apt,ca-certificates --aptopt='Acquire::Check-Valid-Until "false"' \
+        "$suite" "$root" ${MIRROR:+"$MIRROR"}
     cp /etc/resolv.conf "$root/etc/"
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" # with what this site has added
     mkdir "$root/root/enroot-slurm"

@@ -51,6 +51,8 @@ class Origin(NamedTuple):
         try:
             parts = urlsplit(url)
             port = parts.port
+            if ":" in (parts.hostname or ""):
+                ipaddress.IPv6Address(parts.hostname)  # urlsplit does it since Python 3.11.4
         except ValueError:
             raise RefusedTarget("it is malformed") from None
         if parts.scheme not in _PORTS or not parts.hostname:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("slurm-doctor")
 
-CODE = "const unsigned int plugin_version = (23 << 16) + (11 << 8);"
+CODE = "const unsigned int plugin_version = (20 << 16) + (11 << 8);"
 
 
 class Bad:
@@ -109,7 +109,7 @@ def test_what_is_wrong_with_slurm(bad, alice) -> None:
         "task_prolog": "TaskProlog=/bin/true",
         "pyxis": "plug.d/a.conf:2",
         "importer": "importer=",
-        "plugin": "different versions (23.11 and ",
+        "plugin": "different versions (20.11 and ",
     }.items():
         status, message = found[f"slurm.{check}"]
         assert status == "warning", check

@@ -412,7 +412,7 @@ def build_for_another_slurm(directory: Path) -> None:
         text = header.read_text()
         if "define SLURM_VERSION_NUMBER" in text:
             line = next(line for line in text.splitlines() if "define SLURM_VERSION_NUMBER" in line)
-            header.write_text(text.replace(line, "#define SLURM_VERSION_NUMBER 0x170200"))
+            header.write_text(text.replace(line, "#define SLURM_VERSION_NUMBER 0x140B00"))
     command = ["make", "-s", "-C", SPANK, "install", f"LIBDIR={directory}", f"SLURM={directory}/other"]
     subprocess.run(command, check=True)
     (directory / "spank_enroot_slurm.so").rename(directory / "other.so")
