@@ -15,8 +15,8 @@ for suite in "$@"; do
         "$suite" "$root" ${MIRROR:+"$MIRROR"}
     cp /etc/resolv.conf "$root/etc/"
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" # with what this site has added
-    mkdir "$root/root/enroot-slurm"
-    git ls-files -z | tar --create --null --files-from=- | tar --extract --directory="$root/root/enroot-slurm"
+    mkdir "$root/srv/enroot-slurm"
+    git ls-files -z | tar --create --null --files-from=- | tar --extract --directory="$root/srv/enroot-slurm"
     # The tree becomes / of its own mounts, and not only of its processes: those could have no user namespaces.
     # shellcheck disable=SC2016  # the inner shell's
     unshare --mount --propagation private sh -euc '
@@ -28,7 +28,7 @@ for suite in "$@"; do
         mount -t tmpfs tmpfs run
         mkdir run/lock
         pivot_root . mnt
-        cd /root/enroot-slurm
+        cd /srv/enroot-slurm
         umount -l /mnt
         exec env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
             PIP_CERT=/etc/ssl/certs/ca-certificates.crt sh tests/run.sh
