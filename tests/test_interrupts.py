@@ -11,6 +11,7 @@ import pytest
 PROGRAM = """
 import os, signal, subprocess, sys, threading, time
 from enroot_slurm.interrupts import interruptible, raise_interrupts
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells let what runs in the background ignore it
 {setup}
 try:
     print("ready", flush=True)
