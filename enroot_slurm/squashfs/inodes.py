@@ -195,7 +195,7 @@ def read_file(table: bytes, position: int, block_log: int) -> File:
 def read_small_file(table: bytes, position: int, block_size: int) -> tuple[int, int, int, int, int] | None:
     """Mode, mtime, fragment, offset and size of the regular file at *position*, if it is basic and has no blocks.
 
-    Nine of ten files are such ones, and `read_file` takes three times as long.
+    Most files are such ones, and `read_file` takes longer.
     """
     kind, mode, mtime, fragment, offset, size = _SMALL_FILE.unpack_from(table, position)
     if kind == FILE and (size < block_size >= offset + size if fragment != NOTHING else not size):
