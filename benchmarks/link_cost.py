@@ -26,9 +26,9 @@ from enroot_slurm.rootfs import tar  # noqa: E402  the path comes first
 from enroot_slurm.rootfs.entrypoint import RcLayer  # noqa: E402
 from enroot_slurm.rootfs.merge import Merge  # noqa: E402
 from enroot_slurm.rootfs.tar_writer import header  # noqa: E402
-from enroot_slurm.squashfs.link import link  # noqa: E402
+from enroot_slurm.squashfs.joining.join import link  # noqa: E402
 from enroot_slurm.squashfs.options import SquashOptions  # noqa: E402
-from enroot_slurm.squashfs.writer import ImageWriter  # noqa: E402
+from enroot_slurm.squashfs.writing.writer import ImageWriter  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

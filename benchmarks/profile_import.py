@@ -27,7 +27,7 @@ from support.registry import Registry  # noqa: E402
 _ACCOUNT = "--account"  # as the first argument: this process is the one that imports
 _RATE = 200  # samples a second
 _LINES = 30
-_THREADS = {"run (enroot_slurm/rootfs/prefetch.py": "decode", "_work (enroot_slurm/cache/fetch.py": "fetch"}
+_THREADS = {"run (enroot_slurm/rootfs/read_ahead.py": "decode", "_work (enroot_slurm/cache/fetch.py": "fetch"}
 
 
 def main() -> int:

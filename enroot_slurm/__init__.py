@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from enroot_slurm.version import __version__
+
 if TYPE_CHECKING:
-    from enroot_slurm.config import Config
     from enroot_slurm.errors import EnrootSlurmError
-    from enroot_slurm.images import CachedImage, find_image, get_image
-    from enroot_slurm.importer import ImportResult, import_image, resolve_digest
+    from enroot_slurm.importing.to_cache import CachedImage, find_image, get_image
+    from enroot_slurm.importing.to_file import ImportResult, import_image, resolve_digest
     from enroot_slurm.progress import Progress
+    from enroot_slurm.settings.config import Config
 
 __all__ = [
     "CachedImage",
@@ -32,18 +34,16 @@ __all__ = [
     "resolve_digest",
 ]
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "CachedImage": "images",
-    "Config": "config",
+    "CachedImage": "importing.to_cache",
+    "Config": "settings.config",
     "EnrootSlurmError": "errors",
-    "ImportResult": "importer",
+    "ImportResult": "importing.to_file",
     "Progress": "progress",
-    "find_image": "images",
-    "get_image": "images",
-    "import_image": "importer",
-    "resolve_digest": "importer",
+    "find_image": "importing.to_cache",
+    "get_image": "importing.to_cache",
+    "import_image": "importing.to_file",
+    "resolve_digest": "importing.to_file",
 }
 
 

@@ -9,11 +9,11 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from enroot_slurm import __version__
 from enroot_slurm.commands import cache, doctor, images, login, settings, slurm
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
 from enroot_slurm.errors import EnrootSlurmError, Interrupted
-from enroot_slurm.interrupts import interruptible
+from enroot_slurm.system.interrupts import interruptible
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

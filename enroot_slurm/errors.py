@@ -28,6 +28,10 @@ Exceptions live in a module of their own to keep imports one way.
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "AccessDenied",
@@ -47,6 +51,8 @@ __all__ = [
     "UnsupportedImage",
     "UsageError",
     "WorkerFailed",
+    "error_fields",
+    "error_of",
     "printable",
     "shortage",
 ]
@@ -166,3 +172,24 @@ def printable(text: str | bytes, limit: int = 200) -> str:
 def shortage(error: OSError) -> str:
     """What there is none left of, such as "no quota left" (of the user's, while others may have space); or empty."""
     return _SHORTAGES.get(error.errno or 0, "")
+
+
+def error_fields(error: EnrootSlurmError) -> dict[str, str]:
+    """*error* as texts, from which `error_of` makes it again: ``kind`` (its class), ``message`` and ``hint``."""
+    kind = next(each for each in type(error).__mro__ if _CLASSES.get(each.__name__) is each)
+    return {"kind": kind.__name__, "message": error.message, "hint": error.hint}
+
+
+def error_of(fields: Mapping[str, object]) -> EnrootSlurmError:
+    """The error that `error_fields` was given; texts of another process' are made printable, line by line."""
+    kind = _CLASSES.get(str(fields.get("kind")), EnrootSlurmError)
+    message, hint = (
+        "\n".join(printable(line, 2000) for line in str(fields.get(name, "")).split("\n")[:50])
+        for name in ("message", "hint")
+    )
+    return (EnrootSlurmError if kind is Interrupted else kind)(message, hint=hint)
+
+
+_CLASSES: dict[str, type[EnrootSlurmError]] = {
+    name: value for name, value in globals().items() if isinstance(value, type) and issubclass(value, EnrootSlurmError)
+}

@@ -19,17 +19,17 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from enroot_slurm.cache.directory import unwritable, write_all
 from enroot_slurm.cache.layers import LayerStore
 from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.place import unwritable, write_all
 from enroot_slurm.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from enroot_slurm.cache.directory import CacheDirectory, SharedCache
     from enroot_slurm.cache.locks import Lock
-    from enroot_slurm.cache.place import Place, SharedCache
     from enroot_slurm.oci.manifest import Descriptor
 
 __all__ = ["Blob", "BlobStore", "CachedBlobDamaged", "unwritable"]
@@ -45,7 +45,7 @@ class CachedBlobDamaged(IntegrityError):
 class BlobStore:
     """The blobs of the cache *place*, and of the cache directory *shared*, which others write, if one is given."""
 
-    def __init__(self, place: Place, locks: Locks | None = None, *, shared: SharedCache | None = None) -> None:
+    def __init__(self, place: CacheDirectory, locks: Locks | None = None, *, shared: SharedCache | None = None) -> None:
         self._place = place
         self._locks = locks or Locks(place)
         self._shared = shared
@@ -76,7 +76,9 @@ class BlobStore:
 class Blob:
     """One blob of a cache, on its way or already there."""
 
-    def __init__(self, descriptor: Descriptor, place: Place, lock: Lock, shared: SharedCache | None = None) -> None:
+    def __init__(
+        self, descriptor: Descriptor, place: CacheDirectory, lock: Lock, shared: SharedCache | None = None
+    ) -> None:
         self.descriptor = descriptor
         self.path = _path(place.root, descriptor)
         """Where it is, or will be."""

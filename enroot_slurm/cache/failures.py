@@ -13,22 +13,30 @@ import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm import errors
 from enroot_slurm.cache.trust import Untrusted, read_trusted
-from enroot_slurm.errors import AccessDenied, EnrootSlurmError, IntegrityError, NotFound, RateLimited, printable
+from enroot_slurm.errors import (
+    AccessDenied,
+    EnrootSlurmError,
+    IntegrityError,
+    NotFound,
+    RateLimited,
+    error_fields,
+    error_of,
+    printable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from enroot_slurm.cache.place import Place
+    from enroot_slurm.cache.directory import CacheDirectory
 
-__all__ = ["Failure", "Failures"]
+__all__ = ["Failures", "KnownFailure"]
 
 _SHARED = (NotFound, AccessDenied, IntegrityError, RateLimited)
 _MAX_RECORD = 64 << 10
 
 
-class Failure(NamedTuple):
+class KnownFailure(NamedTuple):
     """An error that some process has met."""
 
     kind: str
@@ -42,29 +50,27 @@ class Failure(NamedTuple):
 
     def error(self) -> EnrootSlurmError:
         """The error, and when it was met."""
-        kind = getattr(errors, self.kind, NotFound)
         age = max(0, int(time.time() - self.time))
         told = f"{self.hint} " if self.hint else ""
         met = f"{printable(self.host, 64)} was told so {age} s ago; it is asked again later (setting failure_ttl)."
-        error = kind(printable(self.message, 2000), hint=printable(told, 2000) + met)
-        assert isinstance(error, EnrootSlurmError)
-        return error
+        return error_of(
+            {"kind": self.kind, "message": printable(self.message, 2000), "hint": printable(told, 2000) + met}
+        )
 
 
 class Failures:
     """The last failure of what *key* stands for, in the cache *place*."""
 
-    def __init__(self, place: Place, key: str) -> None:
+    def __init__(self, place: CacheDirectory, key: str) -> None:
         self._place = place
         self._path: Path = place.root / "failures" / f"{key}.json"
 
-    def last(self, ttl: float | None = None) -> Failure | None:
+    def last(self, ttl: float | None = None) -> KnownFailure | None:
         """The last failure, if it is not older than *ttl* seconds."""
         with contextlib.suppress(OSError, Untrusted, ValueError, TypeError, LookupError):
             fields = json.loads(read_trusted(self._path, {os.geteuid()}, _MAX_RECORD))
-            failure = Failure(*(fields[name] for name in Failure._fields))
-            known = issubclass(getattr(errors, failure.kind, object), _SHARED)
-            if known and (ttl is None or abs(time.time() - failure.time) <= ttl):
+            failure = KnownFailure(*(fields[name] for name in KnownFailure._fields))
+            if isinstance(failure.error(), _SHARED) and (ttl is None or abs(time.time() - failure.time) <= ttl):
                 return failure
         return None
 
@@ -72,8 +78,7 @@ class Failures:
         """Remember *error* if it is one that others would meet as well."""
         if not isinstance(error, _SHARED) or (isinstance(error, AccessDenied) and self._place.public):
             return  # what is private leaves no trace in a cache for everybody
-        kind = next(c for c in type(error).__mro__ if getattr(errors, c.__name__, None) is c)
-        failure = Failure(kind.__name__, error.message, error.hint, os.uname().nodename, os.getpid(), time.time())
+        failure = KnownFailure(**error_fields(error), host=os.uname().nodename, pid=os.getpid(), time=time.time())
         with contextlib.suppress(OSError):
             self._place.closed_directory("failures")
             self._place.write(self._path, json.dumps(failure._asdict()).encode())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from enroot_slurm.cache.blobs import Blob
     from enroot_slurm.oci.manifest import Descriptor
 
-    Download = Callable[[Descriptor], Iterator[bytes]]
+    ReadBlob = Callable[[Descriptor], Iterator[bytes]]
 
 __all__ = ["Fetch"]
 
@@ -36,7 +36,7 @@ class Fetch:
     def __init__(
         self,
         blobs: Sequence[Blob],
-        download: Download,
+        download: ReadBlob,
         *,
         connections: int,
         lock_timeout: float,

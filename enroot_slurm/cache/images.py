@@ -17,7 +17,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.place import sync_directory
+from enroot_slurm.cache.directory import sync_directory
 from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
 from enroot_slurm.errors import EnrootSlurmError, StorageError
 from enroot_slurm.oci.digest import hash_of_text
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from enroot_slurm.cache.place import Place
+    from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.oci.digest import Digest
 
 __all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "recipe_of"]
@@ -134,11 +134,11 @@ class ImageFile(NamedTuple):
             raise Unusable(f"the cached image can't be used: {error}") from None
         return sidecar
 
-    def temporary(self, place: Place) -> contextlib.AbstractContextManager[Path]:
+    def temporary(self, place: CacheDirectory) -> contextlib.AbstractContextManager[Path]:
         """A name in the directory of the image that no other process has; what is left there at the end is removed."""
         return place.temporary(self.path, self.path.name[7:19])
 
-    def publish(self, temporary: Path, place: Place, like: Sidecar) -> Sidecar:
+    def publish(self, temporary: Path, place: CacheDirectory, like: Sidecar) -> Sidecar:
         """Give the complete image at *temporary* its name; what *like* says of it, with its size, time and hash.
 
         Raises: OSError.

@@ -21,8 +21,8 @@ from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from enroot_slurm.cache.directory import CacheDirectory, SharedCache
     from enroot_slurm.cache.locks import Lock
-    from enroot_slurm.cache.place import Place, SharedCache
     from enroot_slurm.oci.digest import Digest
 
 __all__ = ["CachedLayer", "LayerStore"]
@@ -40,7 +40,7 @@ class LayerStore:
     """
 
     def __init__(
-        self, place: Place, recipe: str, locks: Locks | None = None, *, shared: SharedCache | None = None
+        self, place: CacheDirectory, recipe: str, locks: Locks | None = None, *, shared: SharedCache | None = None
     ) -> None:
         self._place = place
         self._locks = locks or Locks(place)
@@ -70,7 +70,7 @@ class CachedLayer(NamedTuple):
     diff_id: Digest
     path: Path
     lock: Lock
-    place: Place | None
+    place: CacheDirectory | None
     """The cache that it is in, or belongs in; None: it is in *shared*."""
     shared: SharedCache | None
 

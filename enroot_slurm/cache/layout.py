@@ -4,10 +4,11 @@
     layers/RECIPE/ALGORITHM-HEX.sqsh .json                   layer, sidecar
     blobs/ALGORITHM/HEX   manifests/ALGORITHM/HEX            blob, manifest
     jobs/JOB/NODE.KEY.lease  resolved-HASH.json ...          lease, record
-    failures/HASH.json  locks/NAME.lock  locks/NAME.worker   failure, lock, worker
+    failures/HASH.json  locks/NAME.lock  locks/NAME.holder   failure, lock, holder
     tmp/HEX16.UNIQUE  and, anywhere, .NAME.UNIQUE.tmp        temporary
 
-UNIQUE is ``HOST.JOB.PID.RANDOM`` (`place.Place.unique`).  ``enroot`` may keep its own cache in the same directory.
+UNIQUE is ``HOST.JOB.PID.RANDOM`` (`directory.CacheDirectory.unique`).
+``enroot`` may keep its own cache in the same directory.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _KINDS = {
     "lease": rf"jobs/{_JOB}/[A-Za-z0-9_][A-Za-z0-9_.-]*\.[0-9a-f]{{32}}\.lease",
     "record": rf"jobs/{_JOB}/[a-z]+(?:-[0-9a-f]{{32}})?\.json",
     "failure": r"failures/[0-9a-f]{32}\.json",
-    "worker": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.worker",
+    "holder": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.holder",
     "lock": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.lock",
 }
 _DIRECTORIES = (
@@ -51,7 +52,7 @@ _LOCKS = (
     (r"blobs/(sha256|sha512)/([0-9a-f]+)", r"blob-\1-\2"),
     (r"tmp/([0-9a-f]{16})\..*", r"blob-sha256-\1"),
     (r"tmp/([0-9a-f]{16})\..*", r"blob-sha512-\1"),
-    (r"locks/(.*)\.worker", r"\1"),
+    (r"locks/(.*)\.holder", r"\1"),
 )
 
 

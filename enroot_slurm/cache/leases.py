@@ -3,7 +3,7 @@
     ROOT/jobs/JOBID.RESTART/NODE.KEY.lease    JSON: the image's path below ROOT; KEY is a hash of that path
 
 A lease is a file that appears complete and is never changed.  It ends when its node releases it, or when Slurm does
-not know the job any more (`enroot_slurm.housekeeping`).
+not know the job any more (`enroot_slurm.housekeeping.keeper`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.cache.directory import CacheDirectory
+from enroot_slurm.cache.job_tags import check_job
 from enroot_slurm.cache.last_use import used
 from enroot_slurm.cache.layout import kind_of
-from enroot_slurm.cache.place import Place
-from enroot_slurm.cache.records import check_job
 from enroot_slurm.cache.tree import Tree
 from enroot_slurm.errors import UsageError, printable
 from enroot_slurm.oci.digest import hash_of_text
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from enroot_slurm.cache.tree import Entry
+    from enroot_slurm.cache.tree import CacheFile
 
 __all__ = ["Lease", "Leases", "lease_key"]
 
@@ -47,7 +47,7 @@ class Lease(NamedTuple):
     """The image's path below the cache."""
     since: float
     """Seconds since 1970."""
-    entry: Entry
+    entry: CacheFile
     """The file."""
 
 
@@ -69,7 +69,7 @@ class Leases:
         """
         name = _relative(self._root, image)
         status = self._root.stat()
-        place = Place(self._root, public=bool(status.st_mode & stat.S_IROTH), job=_checked_job(job))
+        place = CacheDirectory(self._root, public=bool(status.st_mode & stat.S_IROTH), job=_checked_job(job))
         content = json.dumps({"image": name}).encode() + b"\n"
         path = self._root / "jobs" / job / f"{_checked_node(node)}.{lease_key(name)}.lease"
         for attempt in range(_ATTEMPTS):
@@ -112,7 +112,7 @@ class Leases:
             yield from leases_of(tree, tree.entries("jobs"))
 
 
-def leases_of(tree: Tree, entries: Iterator[Entry]) -> Iterator[Lease]:
+def leases_of(tree: Tree, entries: Iterator[CacheFile]) -> Iterator[Lease]:
     """The leases among *entries*."""
     for entry in entries:
         node = _holder(entry)
@@ -125,7 +125,7 @@ def leases_of(tree: Tree, entries: Iterator[Entry]) -> Iterator[Lease]:
                 yield Lease(entry.path.split("/")[1], node, image, entry.mtime, entry)
 
 
-def _holder(entry: Entry) -> str | None:
+def _holder(entry: CacheFile) -> str | None:
     """The node whose lease the file is, or None."""
     if kind_of(entry.path) != "lease":
         return None

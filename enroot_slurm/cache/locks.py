@@ -12,13 +12,13 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache.status import Work, Worker
+from enroot_slurm.cache.status import Holder, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from enroot_slurm.cache.place import Place
+    from enroot_slurm.cache.directory import CacheDirectory
 
 __all__ = ["Lock", "Locks", "Patience", "attempt"]
 
@@ -30,23 +30,23 @@ class Locks:
     """The locks of the cache *place*, as one process takes them.
 
     enabled         if not, everyone has every lock: for file systems where locks fail
-    worker_timeout  seconds without a sign of life after which who holds a lock is waited for no longer
+    holder_timeout  seconds without a sign of life after which who holds a lock is waited for no longer
     work            what this process tells of its work
     tell            is told, about once a second, who is waited for (or None, when that is not known)
     """
 
     def __init__(
         self,
-        place: Place,
+        place: CacheDirectory,
         *,
         enabled: bool = True,
-        worker_timeout: float = 30,
+        holder_timeout: float = 30,
         work: Work | None = None,
-        tell: Callable[[Worker | None], None] = lambda _: None,
+        tell: Callable[[Holder | None], None] = lambda _: None,
     ) -> None:
         self._place = place
         self.enabled = enabled
-        self.worker_timeout = worker_timeout
+        self.holder_timeout = holder_timeout
         self.work = work or Work(place.job)
         self.tell = tell
 
@@ -68,9 +68,9 @@ class Lock:
         self._forced = False
 
     @property
-    def worker(self) -> Path:
+    def holder(self) -> Path:
         """The file that tells who holds the lock."""
-        return self.path.with_suffix(".worker")
+        return self.path.with_suffix(".holder")
 
     def force(self) -> None:
         """From now on, do without the lock: who holds it takes too long."""
@@ -86,7 +86,7 @@ class Lock:
             if not self._acquire(stack) and not self._forced:
                 yield False
                 return
-            with self.locks.work.shown(self.worker):
+            with self.locks.work.shown(self.holder):
                 yield True
 
     def _acquire(self, stack: contextlib.ExitStack) -> bool:
@@ -127,7 +127,7 @@ class Patience:
         self._began = self._changed = time.monotonic()
         self._timeout = timeout
         self._looked = 0.0
-        self._worker: Worker | None = None
+        self._holder: Holder | None = None
 
     @property
     def ended(self) -> bool:
@@ -135,8 +135,8 @@ class Patience:
         now = time.monotonic()
         if now - self._looked >= _LOOK:
             self._looked = now
-            worker = Worker.read(self._lock.worker)
-            if worker is not None and worker != self._worker:
-                self._worker, self._changed = worker, now
-            self._lock.locks.tell(self._worker)
-        return now - self._began > self._timeout or now - self._changed > self._lock.locks.worker_timeout
+            holder = Holder.read(self._lock.holder)
+            if holder is not None and holder != self._holder:
+                self._holder, self._changed = holder, now
+            self._lock.locks.tell(self._holder)
+        return now - self._began > self._timeout or now - self._changed > self._lock.locks.holder_timeout

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from enroot_slurm.cache.place import Place
+    from enroot_slurm.cache.directory import CacheDirectory
 
 __all__ = ["pin", "pin_of", "unpin"]
 
@@ -22,13 +22,13 @@ def pin_of(image: str) -> str:
     return image.removesuffix(".sqsh") + ".pin"
 
 
-def pin(place: Place, image: str, user: str) -> bool:
+def pin(place: CacheDirectory, image: str, user: str) -> bool:
     """Pin the *image*, a path below the cache *place*; False if it was pinned.  Raises: OSError."""
     content = json.dumps({"user": user, "time": int(time.time())}).encode() + b"\n"
     return place.write(_path(place, image), content, replace=False)
 
 
-def unpin(place: Place, image: str) -> bool:
+def unpin(place: CacheDirectory, image: str) -> bool:
     """Let the *image* be collected again; False if it was not pinned.  Raises: OSError."""
     try:
         _path(place, image).unlink()
@@ -37,5 +37,5 @@ def unpin(place: Place, image: str) -> bool:
     return True
 
 
-def _path(place: Place, image: str) -> Path:
+def _path(place: CacheDirectory, image: str) -> Path:
     return place.root / pin_of(image)

@@ -1,6 +1,6 @@
 """Who works on something, for those who wait for it: a file beside the lock, written anew every second.
 
-    ROOT/locks/NAME.worker    JSON: host, user, job, pid, phase, received (bytes), since (seconds since 1970), beat
+    ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received (bytes), since (seconds since 1970), beat
 
 What it says is for people.  For a program it counts only whether it changes: a process that is stopped, or hangs in a
 file system, has a lock but writes no more.
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Work", "Worker"]
+__all__ = ["Holder", "Work"]
 
 _BEAT = 1.0  # seconds
 _MAX_RECORD = 4096
 
 
-class Worker(NamedTuple):
+class Holder(NamedTuple):
     """A process and what it does; foreign text, to be shown through `errors.printable` only."""
 
     host: str
@@ -41,7 +41,7 @@ class Worker(NamedTuple):
     """A number that grows as long as the process runs."""
 
     @classmethod
-    def read(cls, path: Path) -> Worker | None:
+    def read(cls, path: Path) -> Holder | None:
         """What the file *path* says; None if that is nothing that can be understood."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,14 +50,14 @@ class Worker(NamedTuple):
             finally:
                 os.close(fd)
             fields = json.loads(content)
-            worker = cls(**{name: fields[name] for name in cls._fields})
+            holder = cls(**{name: fields[name] for name in cls._fields})
         except (OSError, ValueError, TypeError, LookupError):
             return None
-        known = all(isinstance(value, type(like)) for value, like in zip(worker, _LIKE, strict=True))
-        return worker if known else None
+        known = all(isinstance(value, type(like)) for value, like in zip(holder, _LIKE, strict=True))
+        return holder if known else None
 
 
-_LIKE = Worker("", "", "", 0, "", 0, 0, 0)
+_LIKE = Holder("", "", "", 0, "", 0, 0, 0)
 
 
 class Work:
@@ -106,10 +106,10 @@ class Work:
     def _write(self, path: Path, since: int) -> None:
         if not self._user:
             self._user = _user_name()
-        worker = Worker(
+        holder = Holder(
             os.uname().nodename, self._user, self._job, os.getpid(), self.phase, self.received, since, self._beat
         )
-        content = json.dumps(worker._asdict()).encode()
+        content = json.dumps(holder._asdict()).encode()
         # In place: then nobody has to look for a new file of that name.  Padded, so that one write replaces all.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["Entry", "Tree"]
+__all__ = ["CacheFile", "Tree"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
-class Entry(NamedTuple):
+class CacheFile(NamedTuple):
     """A regular file of a cache as it was when it was listed."""
 
     path: str
@@ -62,12 +62,12 @@ class Tree:
             os.close(self._fd)
             self._fd = -1
 
-    def entries(self, below: str = "") -> Iterator[Entry]:
+    def entries(self, below: str = "") -> Iterator[CacheFile]:
         """The files of the cache, or of its directory *below*, that are ours by name and can be listed."""
         with contextlib.suppress(OSError), self._opened(below) as fd:
             yield from _entries(fd, below)
 
-    def read(self, entry: Entry, limit: int) -> bytes:
+    def read(self, entry: CacheFile, limit: int) -> bytes:
         """What is in the file, if it is still the one that was listed.
 
         Raises: ValueError, when it is more than *limit* bytes; OSError.
@@ -82,7 +82,7 @@ class Tree:
             raise ValueError(f"{entry.path} is larger than {limit} bytes")
         return content
 
-    def open(self, entry: Entry) -> int:
+    def open(self, entry: CacheFile) -> int:
         """A descriptor to read the file, without noting that it was read where that is possible.  Raises: OSError."""
         with self._opened(_parent(entry.path)) as directory:
             try:
@@ -90,13 +90,13 @@ class Tree:
             except PermissionError:  # it is not ours
                 return os.open(entry.name, _FILE, dir_fd=directory)
 
-    def look(self, path: str) -> Entry | None:
+    def look(self, path: str) -> CacheFile | None:
         """The regular file *path* as it is now, if there is one."""
         with contextlib.suppress(OSError), self._opened(_parent(path)) as directory:
             return _entry(path, os.lstat(path.rpartition("/")[2], dir_fd=directory))
         return None
 
-    def remove(self, entry: Entry) -> bool:
+    def remove(self, entry: CacheFile) -> bool:
         """Remove the file; False if it has gone, or is not the one that was listed.  Raises: OSError."""
         with contextlib.suppress(FileNotFoundError), self._opened(_parent(entry.path)) as directory:
             now = _entry(entry.path, os.lstat(entry.name, dir_fd=directory))
@@ -135,7 +135,7 @@ def _parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _entries(fd: int, path: str) -> Iterator[Entry]:
+def _entries(fd: int, path: str) -> Iterator[CacheFile]:
     prefix = f"{path}/" if path else ""
     with os.scandir(fd) as found:
         names = [each.name for each in found]
@@ -155,9 +155,9 @@ def _entries(fd: int, path: str) -> Iterator[Entry]:
                     yield entry
 
 
-def _entry(path: str, status: os.stat_result) -> Entry | None:
+def _entry(path: str, status: os.stat_result) -> CacheFile | None:
     """The file *path* with its *status*, if it is a regular one."""
     if not stat.S_ISREG(status.st_mode):
         return None
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    return Entry(path, status.st_size, status.st_mtime, status.st_atime, identity)
+    return CacheFile(path, status.st_size, status.st_mtime, status.st_atime, identity)

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from enroot_slurm.errors import StorageError
 
-__all__ = ["Untrusted", "check_untamperable", "open_trusted", "owner_of", "read_trusted"]
+__all__ = ["Untrusted", "check_untamperable", "open_trusted", "owner_number", "read_trusted"]
 
 _BUFFER = 4096  # of an image only the first bytes are read, where Python would have 128 KiB
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
@@ -29,7 +29,7 @@ class _Flaw(NamedTuple):
     command: str
 
 
-def owner_of(root: Path, user: str = "") -> int | None:
+def owner_number(root: Path, user: str = "") -> int | None:
     """The number of the user to whom the cache *root* belongs; None if there is no such directory.
 
     Raises: Untrusted, when *user* is given, and it is neither that user's nor root's; OSError.

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from enroot_slurm.cache.usage import Item
     from enroot_slurm.commands.common import Commands
-    from enroot_slurm.config import Config
-    from enroot_slurm.housekeeping import CacheKeeper
-    from enroot_slurm.privilege import Identity
+    from enroot_slurm.housekeeping.inventory import Item
+    from enroot_slurm.housekeeping.keeper import CacheKeeper
+    from enroot_slurm.settings.config import Config
+    from enroot_slurm.system.privilege import Identity
 
     _Run = Callable[[argparse.Namespace], int]
 
@@ -99,16 +99,16 @@ class _Cache(NamedTuple):
 
     @property
     def keeper(self) -> CacheKeeper:
-        from enroot_slurm.housekeeping import CacheKeeper  # noqa: PLC0415
+        from enroot_slurm.housekeeping.keeper import CacheKeeper  # noqa: PLC0415
 
         return CacheKeeper(self.root, self.config)
 
     @property
     def owner(self) -> Identity | None:
         """Whom root has to become for what it does to the cache."""
-        from enroot_slurm.owner import owner_of  # noqa: PLC0415
+        from enroot_slurm.housekeeping.as_owner import owner_identity  # noqa: PLC0415
 
-        return owner_of(self.root, self.config.cache_user if self.is_shared else "")
+        return owner_identity(self.root, self.config.cache_user if self.is_shared else "")
 
     @property
     def name(self) -> str:
@@ -120,8 +120,8 @@ def _caches(options: argparse.Namespace, **overrides: str | None) -> list[_Cache
 
     Raises: UsageError.
     """
-    from enroot_slurm.config import Config  # noqa: PLC0415
     from enroot_slurm.errors import UsageError  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
 
     config = Config.load(overrides=overrides)
     shared = Path(config.shared_cache) if config.shared_cache else None
@@ -151,13 +151,13 @@ def _one(options: argparse.Namespace, **overrides: str | None) -> _Cache:
 
 def _as_owner(cache: _Cache, work: Callable[[], int]) -> int:
     """The status of *work*, done as the user to whom *cache* belongs if this is root."""
-    from enroot_slurm.owner import as_owner  # noqa: PLC0415
+    from enroot_slurm.housekeeping.as_owner import as_owner  # noqa: PLC0415
 
     return as_owner(cache.owner, work)
 
 
 def _find(cache: _Cache, words: Sequence[str]) -> list[Item]:
-    from enroot_slurm.housekeeping import find_images  # noqa: PLC0415
+    from enroot_slurm.housekeeping.keeper import find_images  # noqa: PLC0415
 
     found = cache.keeper.inventory()
     return list(dict.fromkeys(image for word in words for image in find_images(found, word)))
@@ -244,14 +244,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _gc(options: argparse.Namespace) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
-    from enroot_slurm.housekeeping import IDLE, collect  # noqa: PLC0415
+    from enroot_slurm.housekeeping.keeper import IDLE, collect  # noqa: PLC0415
 
     overrides = {f"cache_{key}": getattr(options, key) for key in ("high", "low", "max_age")}
     cache = _one(options, **overrides)
     jobs = None
     if cache.owner is not None:
         # Root is shown all jobs, whatever PrivateData says, and finds Slurm's programs where its PATH says.
-        from enroot_slurm.squeue import known_jobs  # noqa: PLC0415
+        from enroot_slurm.slurm.squeue import known_jobs  # noqa: PLC0415
 
         known = known_jobs(of_all=True)
 
@@ -313,9 +313,9 @@ def _change(options: argparse.Namespace, change: Callable[[CacheKeeper, list[Ite
 
 def _prefetch(options: argparse.Namespace) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
-    from enroot_slurm.config import Config  # noqa: PLC0415
-    from enroot_slurm.imagelist import read_image_list  # noqa: PLC0415
-    from enroot_slurm.prefetch import prefetch  # noqa: PLC0415
+    from enroot_slurm.housekeeping.image_list import read_image_list  # noqa: PLC0415
+    from enroot_slurm.housekeeping.prefetch import prefetch  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
 
     cache, user = _one(options), os.geteuid()
     wanted = read_image_list(options.file)

@@ -7,19 +7,19 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from enroot_slurm.cache.usage import KINDS
 from enroot_slurm.commands.common import print_table
 from enroot_slurm.errors import printable
+from enroot_slurm.housekeeping.inventory import KINDS
 from enroot_slurm.progress import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from enroot_slurm.cache.gc import Report
-    from enroot_slurm.cache.usage import Inventory, Item
-    from enroot_slurm.cache.verify import Damage
-    from enroot_slurm.prefetch import Outcome
+    from enroot_slurm.housekeeping.collector import Report
+    from enroot_slurm.housekeeping.inventory import Inventory, Item
+    from enroot_slurm.housekeeping.prefetch import Outcome
+    from enroot_slurm.housekeeping.verifier import Damage
 
 __all__ = [
     "fields_of",

@@ -9,8 +9,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from enroot_slurm import __version__
 from enroot_slurm.errors import UsageError
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     import argparse
@@ -64,8 +64,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from enroot_slurm.access import parse_registry  # noqa: PLC0415  each command loads what it needs
-    from enroot_slurm.doctor.examination import Wanted, examine  # noqa: PLC0415
+    from enroot_slurm.doctor.examination import Scope, examine  # noqa: PLC0415
+    from enroot_slurm.importing.access import parse_registry  # noqa: PLC0415  each command loads what it needs
 
     if options.nodes.startswith("-") or options.nodes in {"0", "1"}:
         raise UsageError(
@@ -73,7 +73,7 @@ def _doctor(options: argparse.Namespace) -> int:
         )
     for registry in options.registry:
         parse_registry(registry)
-    found = examine(Wanted(options.nodes, tuple(options.registry), not options.no_network))
+    found = examine(Scope(options.nodes, tuple(options.registry), not options.no_network))
     findings = list(found) if options.json else _print(found, quiet=options.quiet)
     errors, warnings, skipped = (
         sum(each.status == status for each in findings) for status in ("error", "warning", "skipped")

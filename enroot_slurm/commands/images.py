@@ -56,9 +56,9 @@ def add_commands(commands: Commands) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from enroot_slurm.config import Config  # noqa: PLC0415  each command loads what it needs
-    from enroot_slurm.importer import import_image  # noqa: PLC0415
+    from enroot_slurm.importing.to_file import import_image  # noqa: PLC0415
     from enroot_slurm.progress import size_text  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415  each command loads what it needs
 
     with progress(options) as told:
         result = import_image(
@@ -80,7 +80,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _get(options: argparse.Namespace) -> int:
-    from enroot_slurm.config import Config  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     with progress(options) as told:
@@ -95,7 +95,7 @@ def _get(options: argparse.Namespace) -> int:
 
 
 def _digest(options: argparse.Namespace) -> int:
-    from enroot_slurm.importer import resolve_digest  # noqa: PLC0415
+    from enroot_slurm.importing.to_file import resolve_digest  # noqa: PLC0415
 
     with progress(options) as told:
         digest = resolve_digest(options.uri, arch=options.arch, progress=told)

@@ -11,9 +11,9 @@ from enroot_slurm.errors import AccessDenied, UsageError, printable
 if TYPE_CHECKING:
     import argparse
 
-    from enroot_slurm.access import Checked
     from enroot_slurm.commands.common import Commands
-    from enroot_slurm.config import Config
+    from enroot_slurm.importing.access import Checked
+    from enroot_slurm.settings.config import Config
 
 __all__ = ["add_commands"]
 
@@ -34,8 +34,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _login(options: argparse.Namespace) -> int:
-    from enroot_slurm.access import check_access, parse_registry  # noqa: PLC0415  each command loads what it needs
-    from enroot_slurm.config import Config  # noqa: PLC0415
+    from enroot_slurm.importing.access import check_access, parse_registry  # noqa: PLC0415  each command loads what it needs
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
 
     config = Config.load()
     reference = parse_registry(options.registry) if options.registry else None

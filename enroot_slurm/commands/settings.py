@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm import __version__
 from enroot_slurm.commands.common import tell
 from enroot_slurm.errors import UsageError
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _config(options: argparse.Namespace) -> int:
-    from enroot_slurm.config import Config  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
 
     if options.check is not None:
         problems = Config.check(options.check)

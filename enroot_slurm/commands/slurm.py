@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from enroot_slurm.commands.common import progress, tell
 from enroot_slurm.errors import ConversionError, printable
-from enroot_slurm.interrupts import stop_timer
+from enroot_slurm.system.interrupts import stop_timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from enroot_slurm.commands.common import Commands
-    from enroot_slurm.images import CachedImage
-    from enroot_slurm.slurm.options import Option
-    from enroot_slurm.slurm.srun import Launch
+    from enroot_slurm.importing.to_cache import CachedImage
+    from enroot_slurm.slurm.command_line import Option
+    from enroot_slurm.slurm.launch import Launch
 
 __all__ = ["add_commands"]
 
@@ -75,8 +75,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _srun(words: list[str]) -> int:
-    from enroot_slurm.slurm.options import Syntax, components  # noqa: PLC0415  each command loads what it needs
-    from enroot_slurm.slurm.srun import srun_launch  # noqa: PLC0415
+    from enroot_slurm.slurm.command_line import Syntax, components  # noqa: PLC0415  each command loads what it needs
+    from enroot_slurm.slurm.launch import srun_launch  # noqa: PLC0415
 
     help_text = _help_of("srun")
     if not help_text:
@@ -90,9 +90,9 @@ def _srun(words: list[str]) -> int:
 
 
 def _sbatch(words: list[str]) -> int:
-    from enroot_slurm.slurm.options import Syntax, components  # noqa: PLC0415
+    from enroot_slurm.slurm.command_line import Syntax, components  # noqa: PLC0415
+    from enroot_slurm.slurm.launch import sbatch_launch, script_options  # noqa: PLC0415
     from enroot_slurm.slurm.request import image_requests  # noqa: PLC0415
-    from enroot_slurm.slurm.srun import sbatch_launch, script_options  # noqa: PLC0415
 
     help_text = _help_of("sbatch")
     if not help_text:
@@ -115,8 +115,8 @@ def _sbatch(words: list[str]) -> int:
 
 
 def _sbcast(options: argparse.Namespace) -> int:
-    from enroot_slurm.config import Config  # noqa: PLC0415
-    from enroot_slurm.lookup import Lookup  # noqa: PLC0415
+    from enroot_slurm.importing.lookup import Lookup  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
     from enroot_slurm.slurm.job import Job  # noqa: PLC0415
     from enroot_slurm.slurm.sbcast import Copy, Nodes  # noqa: PLC0415
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
@@ -196,8 +196,8 @@ class _Script(NamedTuple):
 
 def _getter(*, quiet: bool) -> Callable[[str, str], CachedImage]:
     """The function that imports an image, and tells about it unless *quiet*."""
-    from enroot_slurm.config import Config  # noqa: PLC0415
     from enroot_slurm.progress import size_text  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     def get(uri: str, arch: str) -> CachedImage:

@@ -9,22 +9,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.place import Place, unwritable
-from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_of
+from enroot_slurm.cache.directory import CacheDirectory, unwritable
+from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
 from enroot_slurm.doctor.finding import OK, error, failed, ok, skipped, warning
-from enroot_slurm.doctor.mounts import check_mount, mount_of, read_mounts
+from enroot_slurm.doctor.mounts import check_mount
 from enroot_slurm.doctor.sharing import Traces, check_team
 from enroot_slurm.doctor.team import Team
 from enroot_slurm.errors import EnrootSlurmError
-from enroot_slurm.output import can_share_blocks
-from enroot_slurm.privilege import run
+from enroot_slurm.importing.output import can_share_blocks
 from enroot_slurm.progress import size_text
+from enroot_slurm.system.mounts import mount_of, read_mounts
+from enroot_slurm.system.privilege import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from enroot_slurm.config import Config
     from enroot_slurm.doctor.finding import Finding
+    from enroot_slurm.settings.config import Config
 
 __all__ = ["Cache", "caches_of", "check_cache", "check_squash"]
 
@@ -73,7 +74,7 @@ def _owns(root: Path) -> bool:
 def check_cache(cache: Cache) -> Iterator[Finding]:
     """All about *cache*; as its owner this process writes to it."""
     try:
-        yield from _check(cache, owner_of(cache.root, cache.config.cache_user if cache.shared else ""))
+        yield from _check(cache, owner_number(cache.root, cache.config.cache_user if cache.shared else ""))
     except Untrusted as cause:
         yield failed("cache.owner", cause)
     except OSError as cause:
@@ -242,7 +243,7 @@ def _written(root: Path, traces: Traces) -> Iterator[Finding]:
     """What a new file tells: the file system's clock, and whether it can share blocks.  Raises: OSError."""
     directory = root / traces.directory
     before = time.time()
-    Place(root).write(directory / "clock", b"x")
+    CacheDirectory(root).write(directory / "clock", b"x")
     skew = (directory / "clock").stat().st_mtime - (before + time.time()) / 2
     if abs(skew) > _SKEW:
         yield warning(

@@ -14,22 +14,22 @@ from enroot_slurm.doctor.slurm import check_slurm
 from enroot_slurm.doctor.team import Team
 from enroot_slurm.doctor.tools import check_tools
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed
-from enroot_slurm.owner import owner_of
-from enroot_slurm.privilege import run
+from enroot_slurm.housekeeping.as_owner import owner_identity
+from enroot_slurm.system.privilege import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from enroot_slurm.config import Config
     from enroot_slurm.doctor.cache import Cache
-    from enroot_slurm.privilege import Identity
+    from enroot_slurm.settings.config import Config
+    from enroot_slurm.system.privilege import Identity
 
-__all__ = ["Wanted", "examine"]
+__all__ = ["Scope", "examine"]
 
 _DEADLINE = 120.0  # seconds for a group of checks
 
 
-class Wanted(NamedTuple):
+class Scope(NamedTuple):
     """What is to be examined besides the rest."""
 
     nodes: str = ""
@@ -40,7 +40,7 @@ class Wanted(NamedTuple):
     """Whether any registry is asked."""
 
 
-def examine(wanted: Wanted) -> Iterator[Finding]:
+def examine(wanted: Scope) -> Iterator[Finding]:
     """All findings, as they come."""
     config, found = load()
     yield from found
@@ -75,7 +75,7 @@ def _caches(config: Config) -> tuple[list[Cache], Identity | None, list[Finding]
     """The caches; whom root has to become for the only one that it looks at; and what is wrong if there is none."""
     try:
         caches = caches_of(config)
-        return caches, owner_of(caches[-1].root, caches[-1].config.cache_user if caches[-1].shared else ""), []
+        return caches, owner_identity(caches[-1].root, caches[-1].config.cache_user if caches[-1].shared else ""), []
     except WorkerFailed as cause:
         return [], None, [_no_answer("cache.cache", f"shared_cache: {cause}")]
     except ConfigError as cause:

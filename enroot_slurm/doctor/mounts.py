@@ -1,81 +1,27 @@
-"""The file system of a cache: what /proc/self/mountinfo says of it, and what that means for locks and for ages.
+"""The file system of a cache: what its mount options mean for locks and for ages.
 
-Sources: proc_pid_mountinfo(5), nfs(5) (lock, local_lock), mount.lustre(8) (flock, localflock), beegfs-client.conf
+Sources: nfs(5) (lock, local_lock), mount.lustre(8) (flock, localflock), beegfs-client.conf
 (tuneUseGlobalFileLocks), mount(8) (noatime).
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from enroot_slurm.doctor.finding import error, ok, warning
+from enroot_slurm.system.mounts import MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from enroot_slurm.doctor.finding import Finding
+    from enroot_slurm.system.mounts import Mount
 
-__all__ = ["Mount", "check_mount", "mount_of", "parse_mounts", "read_mounts"]
+__all__ = ["check_mount"]
 
-_LOCAL = frozenset(
-    ("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "squashfs", "vfat", "xfs", "zfs")
-)
-_MEMORY = frozenset(("ramfs", "tmpfs"))
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 _NOT_COHERENT = (
     "processes on other nodes do not see its locks: an image may be imported more than once, but never wrong"
 )
-
-
-class Mount(NamedTuple):
-    """A line of mountinfo."""
-
-    point: str
-    kind: str
-    """The type of the file system, such as ``nfs4``."""
-    source: str
-    """The device or server."""
-    options: frozenset[str]
-    """Of the mount and of the file system."""
-
-    def option(self, name: str) -> str:
-        """The value of the option *name*, or empty."""
-        return next((o.partition("=")[2] for o in self.options if o.startswith(f"{name}=")), "")
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is surely of this machine."""
-        return self.kind in _LOCAL | _MEMORY
-
-
-def read_mounts() -> list[Mount]:
-    """The mounts that this process sees.  Raises: OSError."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
-        return parse_mounts(file.read())
-
-
-def parse_mounts(text: str) -> list[Mount]:
-    """The lines of mountinfo; what has another form is left out."""
-    mounts = []
-    for line in text.splitlines():
-        head, _, tail = (part.split(" ") for part in line.partition(" - "))
-        if len(head) >= 6 and len(tail) >= 2:
-            options = f"{head[5]},{tail[2] if len(tail) > 2 else ''}".split(",")
-            mounts.append(Mount(_plain(head[4]), tail[0], _plain(tail[1]), frozenset(filter(None, options))))
-    return mounts
-
-
-def _plain(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
-
-
-def mount_of(path: Path, mounts: list[Mount]) -> Mount | None:
-    """The mount that *path*, without symbolic links, is on: the deepest one, and of those in one place the last."""
-    names = {str(each) for each in (path, *path.parents)}
-    found = [(len(mount.point), number, mount) for number, mount in enumerate(mounts) if mount.point in names]
-    return max(found)[2] if found else None
 
 
 def check_mount(mount: Mount, title: str, *, shared: bool, writes: bool) -> Iterator[Finding]:
@@ -87,7 +33,7 @@ def check_mount(mount: Mount, title: str, *, shared: bool, writes: bool) -> Iter
     """
     where = "this node's own" if mount.is_local else f"from {mount.source}"
     yield ok("cache.filesystem", f"{title} is on {mount.kind} at {mount.point}, {where}")
-    if mount.kind in _MEMORY:
+    if mount.kind in MEMORY:
         yield warning(
             "cache.filesystem",
             f"{title} is in memory ({mount.kind} at {mount.point}): it takes what jobs need, and is lost at a reboot",

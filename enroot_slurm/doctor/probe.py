@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from enroot_slurm import __version__
+from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.place import Place
 from enroot_slurm.errors import EnrootSlurmError
-from enroot_slurm.privilege import Identity, fork
+from enroot_slurm.system.privilege import Identity, fork
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ class _Hand:
     """What the operations do; each returns what is to be answered.  Raises: OSError."""
 
     def __init__(self, root: Path, myself: dict[str, Any], held: ExitStack) -> None:
-        self.place = Place(root)
+        self.place = CacheDirectory(root)
         self.myself = myself
         self.number: str = myself["who"]
         self._locks = Locks(self.place)

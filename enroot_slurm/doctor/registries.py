@@ -7,17 +7,17 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from enroot_slurm.access import check_access, parse_registry
 from enroot_slurm.doctor.finding import error, failed, ok, warning
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError
+from enroot_slurm.importing.access import check_access, parse_registry
 from enroot_slurm.oci.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from enroot_slurm.access import Checked
-    from enroot_slurm.config import Config
     from enroot_slurm.doctor.finding import Finding
+    from enroot_slurm.importing.access import Checked
+    from enroot_slurm.settings.config import Config
 
 __all__ = ["check_registries"]
 
@@ -54,7 +54,7 @@ def _check(name: str, config: Config, *, wanted: bool) -> Iterator[Finding]:
     yield from _clock(checked)
     if reference.registry in config.insecure_registries or config.allow_http:
         which = "insecure_registries" if reference.registry in config.insecure_registries else "allow_http"
-        source = config.sources[which]
+        source = config.origins[which]
         yield warning(
             "registry.tls",
             f"{reference.registry} is asked over http (setting {which} [{source}]): who is between can change images",

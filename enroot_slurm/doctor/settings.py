@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm.config import SITE_FILE, Config
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
 from enroot_slurm.errors import ConfigError, EnrootSlurmError
-from enroot_slurm.housekeeping import limits_of
+from enroot_slurm.housekeeping.keeper import limits_of
 from enroot_slurm.registry.credentials import Credentials
+from enroot_slurm.settings.config import SITE_FILE, Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def load() -> tuple[Config | None, list[Finding]]:
         limits_of(config)
     except ConfigError as wrong:
         return config, [failed("settings.watermarks", wrong)]
-    changed = sorted({source.rpartition(":")[0] or source for source in config.sources.values()} - {"", "default"})
+    changed = sorted({source.rpartition(":")[0] or source for source in config.origins.values()} - {"", "default"})
     named = ", ".join(changed) if changed else "all have their defaults"
     return config, [ok("settings.files", f"no problems; set by: {named}" if changed else f"no problems; {named}")]
 
@@ -74,7 +74,7 @@ def _differences(config: Config, trusted: Config) -> Iterator[Finding]:
         if mine != theirs:
             yield warning(
                 f"settings.{key}",
-                f"{key} is '{mine}' here [{config.sources[key]}], but '{theirs}' for hooks [{trusted.sources[key]}]",
+                f"{key} is '{mine}' here [{config.origins[key]}], but '{theirs}' for hooks [{trusted.origins[key]}]",
                 "Set it in the site's file only; else what hooks import is not what you find.",
             )
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm import __version__
-from enroot_slurm.cache.place import Place, unwritable
+from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.doctor.finding import OK, error, ok, warning
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ class Traces(NamedTuple):
     @classmethod
     def make(cls, root: Path) -> Traces:
         """Make them.  Raises: StorageError."""
-        place = Place(root)
+        place = CacheDirectory(root)
         unique = place.unique()
         made = cls(str(root), f"tmp/.doctor.{unique}.tmp", f"doctor-{unique.rpartition('.')[2]}")
         try:

@@ -24,9 +24,9 @@ from enroot_slurm.progress import size_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from enroot_slurm.config import Config
     from enroot_slurm.doctor.finding import Finding
     from enroot_slurm.doctor.slurmconf import SlurmConf
+    from enroot_slurm.settings.config import Config
 
 __all__ = ["check_slurm", "judge"]
 
@@ -321,7 +321,7 @@ def _private(conf: SlurmConf, config: Config) -> Iterator[Finding]:
                 "slurm.private_tmp",
                 f"{key} ({path}) is below {below}, of which each job has its own ({conf.text('JobContainerType')}): "
                 "jobs do not see the images there",
-                f"Set {key} to a directory elsewhere [{config.sources[key]}].",
+                f"Set {key} to a directory elsewhere [{config.origins[key]}].",
             )
     if directories and not found:
         yield ok("slurm.private_tmp", f"no cache is below what each job has for itself ({', '.join(directories)})")

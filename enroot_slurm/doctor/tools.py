@@ -12,19 +12,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm import __version__
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.rootfs.compression import decompress
-from enroot_slurm.squashfs.compressors import CannotCompress, compressor_of
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
+from enroot_slurm.squashfs.writing.compressors import CannotCompress, compressor_of
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from enroot_slurm.config import Config
     from enroot_slurm.doctor.finding import Finding
+    from enroot_slurm.settings.config import Config
 
 __all__ = ["check_tools"]
 
@@ -66,7 +66,7 @@ def _squash(config: Config | None) -> Iterator[Finding]:
         except CannotCompress as failure:
             reason = str(failure)
         else:
-            source = config.sources["squash_options"]
+            source = config.origins["squash_options"]
             yield ok("tools.squash_options", f"images are written with '{options}' [{source}], in the process")
     yield from _mksquashfs(config, reason)
 
@@ -112,13 +112,13 @@ def _options(config: Config, *, usable: bool) -> Finding:
         return skipped(check, "this mksquashfs can't be used")
     failure = _try(options, config)
     if failure is None:
-        return ok(check, f"mksquashfs takes '{options}' [{config.sources['squash_options']}]")
+        return ok(check, f"mksquashfs takes '{options}' [{config.origins['squash_options']}]")
     offered = [name for name in _COMPRESSORS if _try(SquashOptions.parse(f"-comp {name}"), config) is None]
     hint = failure.hint
     if offered:
         best = "-comp zstd -Xcompression-level 3" if "zstd" in offered else f"-comp {offered[-1]}"
         hint = f"It offers {', '.join(offered)}: set squash_options: {best}"
-    return error(check, f"mksquashfs does not take '{options}' [{config.sources['squash_options']}]: {failure}", hint)
+    return error(check, f"mksquashfs does not take '{options}' [{config.origins['squash_options']}]: {failure}", hint)
 
 
 def _try(options: SquashOptions, config: Config) -> EnrootSlurmError | None:

@@ -19,9 +19,9 @@ from enroot_slurm.errors import (
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, parse_document
 from enroot_slurm.oci.selection import select
-from enroot_slurm.registry import answers
+from enroot_slurm.registry import refusals
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
-from enroot_slurm.registry.blob import Transfer
+from enroot_slurm.registry.download import Download
 from enroot_slurm.registry.origin import Origin, RefusedTarget
 from enroot_slurm.registry.retry import RETRIED, Passing, Retries
 from enroot_slurm.registry.transport import Http, Response, Transport
@@ -198,7 +198,7 @@ class Repository:
                 raise Passing(f"the link that {self._reference.registry} gave has expired")
             raise self._refusal(response, f"blob {descriptor.digest}")
 
-        transfer = Transfer(descriptor, self._transport, self._warn)
+        transfer = Download(descriptor, self._transport, self._warn)
         while not transfer.complete:
             yield from transfer.attempt(ask)
 
@@ -252,7 +252,7 @@ class Repository:
                 response = self._http.send("POST", url, kind, body=form)
             with response:
                 if response.status in RETRIED:
-                    raise answers.passing(response, Origin.of(url).netloc)
+                    raise refusals.passing(response, Origin.of(url).netloc)
                 return Answer(response.status, response.headers, response.read(MAX_ANSWER))
 
         return self._retried(ask)
@@ -266,7 +266,7 @@ class Repository:
                 retries.wait(error)
 
     def _refusal(self, response: Response, blob: str) -> EnrootSlurmError:
-        return answers.refusal(response, self._reference, blob, self._login, self._credentials.name)
+        return refusals.refusal(response, self._reference, blob, self._login, self._credentials.name)
 
     def _show_warnings(self, response: Response) -> None:
         """Pass on what the registry says in Warning headers (RFC 7234, 5.5), once each."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from enroot_slurm.errors import AccessDenied, ConfigError
 from enroot_slurm.oci.reference import DOCKER_HUB_NAMES
 from enroot_slurm.registry import netrc
-from enroot_slurm.registry.reader import read_file
+from enroot_slurm.system.slow_files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ class Credentials:
 
     def __init__(
         self,
-        entries: Sequence[netrc.Entry] = (),
+        entries: Sequence[netrc.MachineEntry] = (),
         *,
         name: str = "",
         warnings: tuple[str, ...] = (),
@@ -152,7 +152,7 @@ class Credentials:
 
     def _secret(self, i: int) -> Secret:
         entry = self._entries[i]
-        password, where = entry.password or netrc.Value(""), f"{self._name}:{entry.line}"
+        password, where = entry.password or netrc.NetrcWord(""), f"{self._name}:{entry.line}"
         if not password.substitution:
             return Secret(password.text)
         if self._no_commands:

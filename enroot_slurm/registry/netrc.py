@@ -22,7 +22,7 @@ from enroot_slurm.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Entry", "Value", "parse"]
+__all__ = ["MachineEntry", "NetrcWord", "parse"]
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 _QUOTED = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
@@ -30,40 +30,40 @@ _VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})", re.ASCII)
 _FIELDS = {"login", "password", "account"}
 
 
-class Value(NamedTuple):
+class NetrcWord(NamedTuple):
     """A word of the file.  Where it is a command or a variable, *text* is what a shell has to evaluate."""
 
     text: str
     substitution: bool = False
 
     def __repr__(self) -> str:
-        return "Value(***)"
+        return "NetrcWord(***)"
 
 
-class Entry(NamedTuple):
+class MachineEntry(NamedTuple):
     """What one ``machine`` (or ``default``, with an empty name) says."""
 
     machine: str
     login: str
-    password: Value | None
+    password: NetrcWord | None
     line: int
 
 
-def parse(text: str, name: str) -> list[Entry]:
+def parse(text: str, name: str) -> list[MachineEntry]:
     """The entries in *text*, in order; *name* is the file's, for messages, which never quote its content.
 
     Raises: ConfigError.
     """
     words = _Words(text, name)
-    entries: list[Entry] = []
+    entries: list[MachineEntry] = []
     for keyword, line in words.keywords():
         if keyword == "macdef":
             words.value(keyword, line)
             words.skip_macro()
         elif keyword == "machine":
-            entries.append(Entry(words.value(keyword, line).text.lower(), "", None, line))
+            entries.append(MachineEntry(words.value(keyword, line).text.lower(), "", None, line))
         elif keyword == "default":
-            entries.append(Entry("", "", None, line))
+            entries.append(MachineEntry("", "", None, line))
         elif keyword not in _FIELDS:
             raise ConfigError(
                 f"{name}:{line}: expected 'machine', 'default', 'login', 'password' or 'account'",
@@ -96,16 +96,16 @@ class _Words:
             else:
                 yield self._word(), self._line()
 
-    def value(self, keyword: str, line: int) -> Value:
+    def value(self, keyword: str, line: int) -> NetrcWord:
         """The word that follows *keyword*."""
         if not self._skip_space():
             raise ConfigError(f"{self._name}:{line}: nothing follows '{keyword}'")
         if self._text[self._at] == '"':
-            return Value(self._quoted())
+            return NetrcWord(self._quoted())
         if keyword == "password" and self._text.startswith("$(", self._at):
-            return Value(self._command(), substitution=True)
+            return NetrcWord(self._command(), substitution=True)
         word = self._word()
-        return Value(word, substitution=keyword == "password" and _VARIABLE.fullmatch(word) is not None)
+        return NetrcWord(word, substitution=keyword == "password" and _VARIABLE.fullmatch(word) is not None)
 
     def skip_macro(self) -> None:
         """Move behind the next empty line."""

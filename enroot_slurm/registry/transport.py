@@ -22,12 +22,12 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
 
-from enroot_slurm import __version__
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, printable
 from enroot_slurm.registry.connection import ForeignHttpPool, ForeignHttpsPool, HttpPool, HttpsPool
 from enroot_slurm.registry.origin import Origin, RefusedTarget, check_redirect
 from enroot_slurm.registry.retry import Passing
 from enroot_slurm.registry.tls import client_context, describe_failure
+from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
 from enroot_slurm.rootfs.plan import join, make_plan, outside
-from enroot_slurm.rootfs.stack import VISIBLE, Layer, NeedsPlan, Stack
+from enroot_slurm.rootfs.stack import VISIBLE, LayerNames, NeedsPlan, Stack
 from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Merge:
             raise IntegrityError("symlinks of a layer lead through too many directories") from None
 
     def _add_layer(self, read: Callable[[], Iterable[bytes]], *, planned: bool) -> None:
-        layer = Layer(self._stack)
+        layer = LayerNames(self._stack)
         again = self._plan(layer, Reader(read())) if planned else self._stream(layer, Reader(read()))
         if again:
             reader = Reader(read())
@@ -92,7 +92,7 @@ class Merge:
         for path, (mode, mtime) in self._directories.items():
             self._sink.directory(path, mode | 0o700, mtime)
 
-    def _stream(self, layer: Layer, reader: Reader) -> dict[int, list[bytes]]:
+    def _stream(self, layer: LayerNames, reader: Reader) -> dict[int, list[bytes]]:
         """Write what shows of a layer; the numbers of the members to be read again, with the names they get."""
         links = _Links(layer)
         entered = layer.directories
@@ -128,7 +128,7 @@ class Merge:
             self._orphans.setdefault(target, []).extend(names)
         return links.hidden
 
-    def _plan(self, layer: Layer, reader: Reader) -> dict[int, list[bytes]]:
+    def _plan(self, layer: LayerNames, reader: Reader) -> dict[int, list[bytes]]:
         """As `_stream`, but nothing is written yet: all that shows is to be read again."""
         plan = make_plan(member for _, member in self._counted(reader))
         for path, attributes in plan.directories.items():
@@ -146,7 +146,7 @@ class Merge:
                 self._orphans.setdefault(target, []).extend(shown)
         return again
 
-    def _whiteout(self, layer: Layer, parent: bytes, name: bytes, number: int) -> None:
+    def _whiteout(self, layer: LayerNames, parent: bytes, name: bytes, number: int) -> None:
         path = join(parent, name)
         if layer.whiteout(parent, name) and self._markers and layer.claim(path, parent, number):
             self._files += 1
@@ -185,7 +185,7 @@ class _Links:
     known what each target has become.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: LayerNames) -> None:
         self._layer = layer
         self._links: list[tuple[bytes, bytes]] = []  # names that show, with their targets
         self._targets: dict[bytes, bytes] = {}  # of all links, hidden ones too

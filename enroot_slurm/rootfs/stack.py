@@ -15,10 +15,10 @@ from enroot_slurm.rootfs.plan import MAX_SYMLINKS, follow, join
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["VISIBLE", "Layer", "NeedsPlan", "Stack"]
+__all__ = ["VISIBLE", "LayerNames", "NeedsPlan", "Stack"]
 
 VISIBLE = -1
-"""From `Layer.find`: the name shows."""
+"""From `LayerNames.find`: the name shows."""
 
 _WHITEOUT = b".wh."
 _AUFS = b".wh..wh."  # metadata of aufs, which is nobody's file
@@ -48,7 +48,7 @@ class Stack:
         """Layers so far; number 0 is the one that the stack is made with."""
 
 
-class Layer:
+class LayerNames:
     """The names of the next lower layer of *stack*, as its members are met.
 
     Raises: NeedsPlan, from any method, where a member replaces an earlier one of another kind or name.

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from enroot_slurm.slurm.hooks import epilog, prolog
     from enroot_slurm.slurm.job import Job
-    from enroot_slurm.slurm.record import Record
+    from enroot_slurm.slurm.job_record import Record
+    from enroot_slurm.slurm.launch import Launch, sbatch_launch, srun_launch
     from enroot_slurm.slurm.request import Request, image_requests
-    from enroot_slurm.slurm.srun import Launch, sbatch_launch, srun_launch
 
 __all__ = [
     "Job",
@@ -31,14 +31,14 @@ __all__ = [
 
 _HOMES = {
     "Job": "job",
-    "Launch": "srun",
-    "Record": "record",
+    "Launch": "launch",
+    "Record": "job_record",
     "Request": "request",
     "epilog": "hooks",
     "image_requests": "request",
     "prolog": "hooks",
-    "sbatch_launch": "srun",
-    "srun_launch": "srun",
+    "sbatch_launch": "launch",
+    "srun_launch": "launch",
 }
 
 

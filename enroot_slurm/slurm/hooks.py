@@ -23,20 +23,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.config import Config
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed
-from enroot_slurm.privilege import Identity, fork
+from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
+from enroot_slurm.slurm.job_record import Failure, Result, Writer, prepare_directory
 from enroot_slurm.slurm.log import ERROR, WARNING, log
-from enroot_slurm.slurm.record import Failure, Result, Writer, prepare_directory
 from enroot_slurm.slurm.request import Request, asked_in, parse_words
+from enroot_slurm.system.privilege import Identity, fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from enroot_slurm.privilege import Child
     from enroot_slurm.slurm.request import Asked
+    from enroot_slurm.system.privilege import Child
 
 __all__ = ["SNAPSHOT", "epilog", "main", "prolog"]
 

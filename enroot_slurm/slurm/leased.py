@@ -9,9 +9,9 @@ from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.slurm import policy
 
 if TYPE_CHECKING:
-    from enroot_slurm.config import Config
-    from enroot_slurm.images import CachedImage
+    from enroot_slurm.importing.to_cache import CachedImage
     from enroot_slurm.progress import Progress
+    from enroot_slurm.settings.config import Config
     from enroot_slurm.slurm.request import Request
 
 __all__ = ["keep", "leased_image"]
@@ -33,7 +33,7 @@ def leased_image(
     While the site is in trouble it is tried again, for *patience* seconds.  Raises: the errors of
     `enroot_slurm.errors`.
     """
-    from enroot_slurm.images import get_image  # noqa: PLC0415 - who forks workers has no use for it
+    from enroot_slurm.importing.to_cache import get_image  # noqa: PLC0415 - who forks workers has no use for it
 
     end = time.monotonic() + patience
     pause = _FIRST_PAUSE

@@ -23,13 +23,13 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Self
 
-from enroot_slurm.cache.place import Place
-from enroot_slurm.config import Config
+from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.errors import UsageError
 from enroot_slurm.oci.reference import Reference
+from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm.job import Job
-from enroot_slurm.slurm.process import complete_environment, run_program, say
-from enroot_slurm.slurm.record import Record
+from enroot_slurm.slurm.job_record import Record
+from enroot_slurm.slurm.program import complete_environment, run_program, say
 from enroot_slurm.slurm.request import Request, parse_words
 from enroot_slurm.slurm.step import image_of
 
@@ -94,7 +94,7 @@ class _Status:
 
     def __init__(self, path: Path, job: Job, config: Config, step: str, uri: str) -> None:
         self._path = path
-        self._place = Place(config.cache_path, job=job.key)
+        self._place = CacheDirectory(config.cache_path, job=job.key)
         self._texts = {"node": job.node, "step": step, "uri": uri, "phase": ""}
         self._sizes = {"received": 0, "expected": 0}
         self._stop = threading.Event()

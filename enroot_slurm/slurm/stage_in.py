@@ -32,16 +32,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from enroot_slurm import privilege
-from enroot_slurm.config import Config
-from enroot_slurm.errors import ConfigError, EnrootSlurmError, StorageError, UsageError, printable
-from enroot_slurm.privilege import Identity
+from enroot_slurm.errors import (
+    ConfigError,
+    EnrootSlurmError,
+    StorageError,
+    UsageError,
+    error_fields,
+    error_of,
+    printable,
+)
+from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.leased import leased_image
 from enroot_slurm.slurm.log import INFO, WARNING, log
-from enroot_slurm.slurm.process import one_line, run_program
+from enroot_slurm.slurm.program import one_line, run_program
 from enroot_slurm.slurm.request import Request, image_requests
 from enroot_slurm.slurm.step import StepImage, variables
+from enroot_slurm.system import privilege
+from enroot_slurm.system.privilege import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +98,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
     if not shared or left:
         if os.geteuid():
             raise (
-                privilege.error_of(left)
+                error_of(left)
                 if left
                 else ConfigError(
                     "stage-in has no cache to import into",
@@ -100,7 +108,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
         user = Identity.of(owner["uid"], owner["gid"])
         images, left = privilege.run(partial(work, shared=False), user, deadline=_DEADLINE)
         if left:
-            raise privilege.error_of(left)
+            raise error_of(left)
     found = [StepImage(*image) for image in images]
     lines = "".join(f"{name}={value}\n" for name, value in variables(found))
     _write(_file(config, job, "paths"), lines.encode())
@@ -182,7 +190,7 @@ def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[St
         except EnrootSlurmError as error:
             if not shared or policy.rule_of(error).prolog != policy.NEXT:
                 raise
-            left = left or privilege.error_fields(error)
+            left = left or error_fields(error)
         else:
             images.append(StepImage(request.name, str(image.path), str(image.digest)))
             have.append(request)
@@ -192,9 +200,9 @@ def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[St
 
 
 def _tell_prologs(requests: list[Request], job: str, config: Config) -> None:
-    from enroot_slurm.cache.place import Place, unwritable  # noqa: PLC0415 - after the images are there
+    from enroot_slurm.cache.directory import CacheDirectory, unwritable  # noqa: PLC0415 - after the images are there
 
-    place = Place(config.cache_path, public=True, job=job)
+    place = CacheDirectory(config.cache_path, public=True, job=job)
     content = json.dumps({"requests": [request._asdict() for request in requests]})
     try:
         place.write(place.directory("jobs", job) / "requests.json", content.encode())
@@ -230,7 +238,7 @@ def _requests(text: str) -> list[Request]:
 
 
 def _release_forgotten(config: Config) -> None:
-    from enroot_slurm.squeue import known_jobs  # noqa: PLC0415 - mostly there is nothing to ask
+    from enroot_slurm.slurm.squeue import known_jobs  # noqa: PLC0415 - mostly there is nothing to ask
 
     now = time.time()
     files = [file for file in _directory(config).glob("[0-9]*.json") if now - file.stat().st_mtime > _ASK_AGAIN]

@@ -20,21 +20,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.config import Config
 from enroot_slurm.errors import EnrootSlurmError, NotFound, UsageError, WorkerFailed
 from enroot_slurm.oci.reference import Reference
+from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
-from enroot_slurm.slurm.process import complete_environment, run_program, say
-from enroot_slurm.slurm.record import Record
+from enroot_slurm.slurm.job_record import Record
+from enroot_slurm.slurm.program import complete_environment, run_program, say
 from enroot_slurm.slurm.request import Request, parse_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from enroot_slurm.images import CachedImage
+    from enroot_slurm.importing.to_cache import CachedImage
     from enroot_slurm.progress import Progress
-    from enroot_slurm.slurm.record import Result
+    from enroot_slurm.slurm.job_record import Result
 
 __all__ = ["LATER", "NotYet", "StepImage", "get_in_job", "image_of", "main", "variables"]
 
@@ -85,7 +85,7 @@ def get_in_job(uri: str, arch: str | None, config: Config, progress: Progress | 
 
     Raises: the errors of `enroot_slurm.errors`.
     """
-    from enroot_slurm.images import get_image  # noqa: PLC0415 - mostly the record says it
+    from enroot_slurm.importing.to_cache import get_image  # noqa: PLC0415 - mostly the record says it
 
     if not os.environ.get("SLURM_JOB_ID"):
         return get_image(uri, arch=arch, config=config, progress=progress)
@@ -177,7 +177,7 @@ def _requests_of(record: Record | None, job: Job, config: Config, *, now: bool) 
 
 
 def _own_image(request: Request, job: Job, config: Config, *, now: bool, progress: Progress | None = None) -> StepImage:
-    from enroot_slurm.images import find_image  # noqa: PLC0415 - mostly the record says it
+    from enroot_slurm.importing.to_cache import find_image  # noqa: PLC0415 - mostly the record says it
     from enroot_slurm.slurm.leased import keep, leased_image  # noqa: PLC0415
 
     image = find_image(request.uri, arch=request.arch or None, config=config, job=job.key)

@@ -16,7 +16,7 @@ import tempfile
 from typing import TYPE_CHECKING, Self
 
 from enroot_slurm.errors import ConversionError, printable
-from enroot_slurm.squashfs.format import Superblock, unwritten
+from enroot_slurm.squashfs.format.superblock import Superblock, unwritten
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from enroot_slurm.cache.blobs import BlobStore, CachedBlobDamaged
+from enroot_slurm.cache.directory import CacheDirectory, SharedCache
 from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.place import Place, SharedCache
 from enroot_slurm.errors import IntegrityError, NetworkError, StorageError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Descriptor
@@ -45,7 +45,7 @@ def store(tmp_path):
 
 def make_store(root, *, public=False, shared=None, **options):
     """A `BlobStore`; *options* are those of `Locks`."""
-    place = Place(root, public=public)
+    place = CacheDirectory(root, public=public)
     store = BlobStore(place, Locks(place, **options), shared=shared)
     store.prepare()
     return store
@@ -241,8 +241,8 @@ HOLDER = """
 import sys
 from pathlib import Path
 from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.place import Place
-with Locks(Place(Path(sys.argv[1]))).lock(sys.argv[2]).attempt() as held:
+from enroot_slurm.cache.directory import CacheDirectory
+with Locks(CacheDirectory(Path(sys.argv[1]))).lock(sys.argv[2]).attempt() as held:
     print(held, flush=True)
     sys.stdin.read()
 """
@@ -298,8 +298,8 @@ def test_waiting_for_a_lock_ends(store, holder):
 
 
 def test_a_stopped_process_is_not_waited_for(tmp_path, store, holder):
-    """A process that holds a lock but shows no sign of life is left behind after the worker timeout."""
-    store = make_store(tmp_path / "cache", worker_timeout=0.5)
+    """A process that holds a lock but shows no sign of life is left behind after the holder timeout."""
+    store = make_store(tmp_path / "cache", holder_timeout=0.5)
     holder.send_signal(signal.SIGSTOP)
     blob = store.blob(descriptor())
     with fetch_all([blob], serve(), lock_timeout=60) as fetch:
@@ -308,21 +308,21 @@ def test_a_stopped_process_is_not_waited_for(tmp_path, store, holder):
 
 
 def test_a_process_that_works_is_waited_for(tmp_path, store, holder):
-    """A process that shows signs of life is waited for beyond the worker timeout, and it is told who that is."""
+    """A process that shows signs of life is waited for beyond the holder timeout, and it is told who that is."""
     told = []
-    store = make_store(tmp_path / "cache", worker_timeout=2.5, tell=told.append)
+    store = make_store(tmp_path / "cache", holder_timeout=2.5, tell=told.append)
     blob = store.blob(descriptor())
     download = serve()
     with fetch_all([blob], download, lock_timeout=60) as fetch:
         deadline = time.monotonic() + 20
-        while len({worker.beat for worker in told if worker}) < 5 and time.monotonic() < deadline:
+        while len({holder.beat for holder in told if holder}) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert download.calls == 0
         holder.stdin.close()
         fetch.wait()
     assert {(w.host, w.pid) for w in told if w} == {(os.uname().nodename, holder.pid)}
     assert download.calls == 1
-    assert list((tmp_path / "cache/locks").glob("*.worker")) == []
+    assert list((tmp_path / "cache/locks").glob("*.holder")) == []
 
 
 def test_locks_that_do_nothing_only_cost_work(tmp_path):

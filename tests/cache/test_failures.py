@@ -8,13 +8,13 @@ import time
 import pytest
 
 from enroot_slurm import errors
+from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.failures import Failures
-from enroot_slurm.cache.place import Place
 
 
 @pytest.fixture
 def failures(tmp_path):
-    return Failures(Place(tmp_path / "cache"), "key")
+    return Failures(CacheDirectory(tmp_path / "cache"), "key")
 
 
 @pytest.mark.parametrize("kind", ["NotFound", "PlatformNotFound", "AccessDenied", "IntegrityError", "RateLimited"])
@@ -56,7 +56,7 @@ def test_age(failures):
 
 def test_nothing_private_in_a_public_place(tmp_path):
     """In a cache for everybody, a refusal leaves no trace, and nobody else reads what does."""
-    place = Place(tmp_path / "cache", public=True)
+    place = CacheDirectory(tmp_path / "cache", public=True)
     failures = Failures(place, "key")
     failures.note(errors.AccessDenied("secret/name"))
     assert not place.root.exists()

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
+from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.images import Sidecar, Unusable, image_file, recipe_of
-from enroot_slurm.cache.place import Place
 from enroot_slurm.oci.digest import Digest
 
 DIGEST = Digest.of(b"manifest")
@@ -22,7 +22,7 @@ OWNERS = {os.geteuid()}
 
 @pytest.fixture
 def place(tmp_path):
-    place = Place(tmp_path / "cache")
+    place = CacheDirectory(tmp_path / "cache")
     place.directory("images", "recipe", "linux-amd64")
     return place
 
@@ -108,7 +108,7 @@ def test_public_images_can_be_read_by_all(tmp_path):
     """In a public place the modes are what they should be, whatever the umask is."""
     before = os.umask(0o077)
     try:
-        place = Place(tmp_path / "cache", public=True)
+        place = CacheDirectory(tmp_path / "cache", public=True)
         place.directory("images", "recipe", "linux-amd64")
         file = image_file(place.root, "recipe", "linux-amd64", DIGEST)
         publish(file, place, b"content")
@@ -123,7 +123,7 @@ def test_names_that_two_processes_never_share(place):
     host, rest = place.unique().rsplit(".", 3)[0], place.unique().rsplit(".", 3)[1:]
     assert host == os.uname().nodename
     assert rest[:2] == ["-", str(os.getpid())]
-    assert Place(place.root, job="12.0").unique().startswith(f"{os.uname().nodename}.12.0.{os.getpid()}.")
+    assert CacheDirectory(place.root, job="12.0").unique().startswith(f"{os.uname().nodename}.12.0.{os.getpid()}.")
     assert len({place.unique() for _ in range(1000)}) == 1000
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from support.cache import FilledCache, files_of, set_age
 
+from enroot_slurm.cache.directory import CacheDirectory
+from enroot_slurm.cache.job_tags import read_resolved, write_resolved
 from enroot_slurm.cache.last_use import used
 from enroot_slurm.cache.leases import Leases, lease_key
-from enroot_slurm.cache.place import Place
-from enroot_slurm.cache.records import read_resolved, write_resolved
 from enroot_slurm.errors import UsageError
 from enroot_slurm.oci.digest import Digest
 
@@ -60,7 +60,7 @@ def test_a_lease_ends_when_its_node_releases_it(cache, image, leases):
 
 def test_what_a_job_has_resolved_goes_with_its_last_lease(cache, image, leases):
     """And not before: its other nodes use it."""
-    place = Place(cache.root, job="7.0")
+    place = CacheDirectory(cache.root, job="7.0")
     digest = Digest.of(b"m")
     write_resolved(place, "0" * 32, "docker://x", digest)
     (cache.root / "jobs/7.0/requests.json").write_text("{}")
@@ -74,7 +74,7 @@ def test_what_a_job_has_resolved_goes_with_its_last_lease(cache, image, leases):
 
 def test_a_job_without_leases_is_released_as_well(cache, leases):
     """What it has resolved goes."""
-    write_resolved(Place(cache.root, job="7.0"), "0" * 32, "docker://x", Digest.of(b"m"))
+    write_resolved(CacheDirectory(cache.root, job="7.0"), "0" * 32, "docker://x", Digest.of(b"m"))
     assert leases.release("7.0", "n1") == 0
     assert os.listdir(cache.root / "jobs") == []
 

@@ -12,14 +12,14 @@ import time
 import pytest
 
 from enroot_slurm.cache import status
+from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.locks import Locks, Patience
-from enroot_slurm.cache.place import Place
-from enroot_slurm.cache.status import Work, Worker
+from enroot_slurm.cache.status import Holder, Work
 
 
 @pytest.fixture
 def place(tmp_path):
-    return Place(tmp_path / "cache", job="12.0")
+    return CacheDirectory(tmp_path / "cache", job="12.0")
 
 
 @pytest.fixture
@@ -89,38 +89,38 @@ def test_signs_of_life(place, quick):
     lock = Locks(place, work=work).lock("x")
     with lock.attempt():
         work.phase, work.received = "downloading", 5
-        wait_until(lambda: (found := Worker.read(lock.worker)) and found.phase == "downloading")
-        first = Worker.read(lock.worker)
-        wait_until(lambda: Worker.read(lock.worker).beat > first.beat)
+        wait_until(lambda: (found := Holder.read(lock.holder)) and found.phase == "downloading")
+        first = Holder.read(lock.holder)
+        wait_until(lambda: Holder.read(lock.holder).beat > first.beat)
         assert (first.host, first.pid, first.job, first.received) == (os.uname().nodename, os.getpid(), "12.0", 5)
         assert abs(first.since - time.time()) < 60
-        assert lock.worker.stat().st_mode & 0o077 == 0
+        assert lock.holder.stat().st_mode & 0o077 == 0
         work.phase = "a shorter one"
-        wait_until(lambda: Worker.read(lock.worker).phase == "a shorter one")
-    assert not lock.worker.exists()
+        wait_until(lambda: Holder.read(lock.holder).phase == "a shorter one")
+    assert not lock.holder.exists()
     wait_until(lambda: "status" not in {thread.name for thread in threading.enumerate()})
     with lock.attempt():  # and again, with a new thread
-        wait_until(lock.worker.exists)
-    assert not lock.worker.exists()
+        wait_until(lock.holder.exists)
+    assert not lock.holder.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"host": "x"}', b"\xff" * 100, b"{}" * 10_000])
 def test_what_is_no_sign_of_life(tmp_path, content):
     """A file that can't be understood says nothing; nor does a FIFO hang anybody."""
     (tmp_path / "x").write_bytes(content)
-    assert Worker.read(tmp_path / "x") is None
-    fields = dict.fromkeys(Worker._fields, "text")
+    assert Holder.read(tmp_path / "x") is None
+    fields = dict.fromkeys(Holder._fields, "text")
     (tmp_path / "x").write_text(json.dumps(fields))
-    assert Worker.read(tmp_path / "x") is None
+    assert Holder.read(tmp_path / "x") is None
     os.mkfifo(tmp_path / "fifo")
-    assert Worker.read(tmp_path / "fifo") is None
-    assert Worker.read(tmp_path / "missing") is None
+    assert Holder.read(tmp_path / "fifo") is None
+    assert Holder.read(tmp_path / "missing") is None
 
 
 def test_patience(place, quick):
     """It ends after the timeout, or when there is no new sign of life; as long as there are, it is told of them."""
     told = []
-    waiting = Locks(place, worker_timeout=0.4, tell=told.append).lock("x")
+    waiting = Locks(place, holder_timeout=0.4, tell=told.append).lock("x")
     with Locks(place, work=Work()).lock("x").attempt():
         patience, began = Patience(waiting, timeout=60), time.monotonic()
         while time.monotonic() - began < 1:
@@ -130,7 +130,7 @@ def test_patience(place, quick):
     while not patience.ended:
         time.sleep(0.01)
     assert 1.3 < time.monotonic() - began < 10
-    assert len({worker.beat for worker in told if worker}) > 5
+    assert len({holder.beat for holder in told if holder}) > 5
     assert Patience(waiting, timeout=60).ended is False
 
 

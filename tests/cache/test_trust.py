@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.tools import require_root
 
-from enroot_slurm.cache.trust import Untrusted, check_untamperable, open_trusted, owner_of, read_trusted
+from enroot_slurm.cache.trust import Untrusted, check_untamperable, open_trusted, owner_number, read_trusted
 
 ME = os.geteuid()
 STRANGER = 54321
@@ -94,16 +94,16 @@ def test_a_group_of_ones_own(root):
 
 def test_owner(root):
     """The owner is who has the directory; it must be the configured user."""
-    assert owner_of(root) == ME
-    assert owner_of(root / "missing", "nobody") is None
+    assert owner_number(root) == ME
+    assert owner_number(root / "missing", "nobody") is None
     with pytest.raises(Untrusted, match="no such user"):
         require_root("gives a directory away")
         os.chown(root, STRANGER, -1)
-        owner_of(root, "no-such-user-at-all")
+        owner_number(root, "no-such-user-at-all")
     with pytest.raises(Untrusted) as caught:
-        owner_of(root, "nobody")
+        owner_number(root, "nobody")
     assert caught.value.hint == f"Run: chown nobody {root}"
-    assert owner_of(root) == STRANGER
+    assert owner_number(root) == STRANGER
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo", "directory", "socket", "writable", "another's"])

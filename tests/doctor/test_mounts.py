@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from enroot_slurm.doctor.mounts import check_mount, mount_of, parse_mounts, read_mounts
+from enroot_slurm.doctor.mounts import check_mount
+from enroot_slurm.system.mounts import mount_of, parse_mounts, read_mounts
 
 NFS3 = "90 27 0:50 / /nfs rw,relatime shared:1 - nfs server:/export rw,vers=3,{},addr=10.0.0.1"
 NFS4 = "91 27 0:51 /sub /nfs4 rw,noatime - nfs4 server:/export rw,vers=4.2,local_lock=none"

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 from support.tools import require_root
 
-from enroot_slurm.cache.gc import IDLE
-from enroot_slurm.config import Config
 from enroot_slurm.doctor import sharing
 from enroot_slurm.doctor import team as module
 from enroot_slurm.doctor.sharing import Traces, check_nodes, check_team
 from enroot_slurm.doctor.team import Team, probe_command
 from enroot_slurm.errors import StorageError, WorkerFailed
-from enroot_slurm.housekeeping import collect
+from enroot_slurm.housekeeping.collector import IDLE
+from enroot_slurm.housekeeping.keeper import collect
+from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.tools import require_root, require_tools
 
-from enroot_slurm.config import Config
 from enroot_slurm.doctor.slurm import judge
 from enroot_slurm.doctor.slurmconf import parse_config
+from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
     from pathlib import Path

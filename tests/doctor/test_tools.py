@@ -11,8 +11,8 @@ import pytest
 from support.command import MKSQUASHFS
 from support.tools import require_tools
 
-from enroot_slurm.config import Config
 from enroot_slurm.doctor.tools import check_tools
+from enroot_slurm.settings.config import Config
 from enroot_slurm.squashfs import mksquashfs
 
 if TYPE_CHECKING:

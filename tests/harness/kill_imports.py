@@ -37,8 +37,8 @@ from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer, pack
 
-from enroot_slurm.config import Config
-from enroot_slurm.images import find_image, get_image
+from enroot_slurm.importing.to_cache import find_image, get_image
+from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -178,7 +178,7 @@ class Harness:
         for path in unfinished(self.cache):
             os.utime(path, (then, then), follow_symlinks=False)
         try:
-            from enroot_slurm.housekeeping import collect
+            from enroot_slurm.housekeeping.keeper import collect
         except ImportError:
             return None
         collect(self.cache, config=self.config())

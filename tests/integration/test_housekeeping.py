@@ -328,10 +328,10 @@ def test_what_a_killed_import_leaves(faulty, run, read, cache, tmp_path, import_
 COLLECT = """
 import os, sys
 from pathlib import Path
-from enroot_slurm.cache.gc import Collector, Limits
+from enroot_slurm.housekeeping.collector import Collector, Limits
 from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.place import Place
-place = Place(Path(sys.argv[1]))
+from enroot_slurm.cache.directory import CacheDirectory
+place = CacheDirectory(Path(sys.argv[1]))
 removed = []
 while not os.path.exists(sys.argv[2]):
     collector = Collector(place, Locks(place), jobs=frozenset)

@@ -79,7 +79,7 @@ def asked(registry: FaultRegistry, since: int = 0) -> list[tuple[str, str]]:
 
 def unfinished(cache: Path) -> list[Path]:
     """What is in the cache but must not be there when nobody works."""
-    return [*cache.rglob("*.tmp"), *cache.glob("tmp/*"), *cache.rglob("*.worker")]
+    return [*cache.rglob("*.tmp"), *cache.glob("tmp/*"), *cache.rglob("*.holder")]
 
 
 def images_of(cache: Path) -> list[Path]:
@@ -178,7 +178,7 @@ def test_a_lying_head_costs_a_request(faulty, get, cache) -> None:
 
 HIT = """
 import sys
-from enroot_slurm.images import find_image
+from enroot_slurm.importing.to_cache import find_image
 found = find_image(sys.argv[1])
 print(found.path if found else "")
 """
@@ -417,15 +417,15 @@ def test_waiting_says_for_whom(stalled, import_environment, tmp_path) -> None:
     with Running("get", uri, environment=import_environment, log=tmp_path / "second") as waiting:
         waiting.wait_until_says("waiting for ")
         cache = Path(import_environment["ENROOT_CACHE_PATH"])
-        wait_for(lambda: [each for each in cache.glob("locks/image-*.worker") if each.stat().st_size])
-        record = json.loads(next(cache.glob("locks/image-*.worker")).read_bytes())
+        wait_for(lambda: [each for each in cache.glob("locks/image-*.holder") if each.stat().st_size])
+        record = json.loads(next(cache.glob("locks/image-*.holder")).read_bytes())
         assert (record["host"], record["user"], record["pid"]) == (os.uname().nodename, getpass.getuser(), worker.pid)
         assert record["phase"].startswith("importing")
         assert record["received"] >= MEGABYTE
         release.set()
         assert waiting.wait() == 0, waiting.said
     assert worker.wait() == 0
-    assert list(cache.glob("locks/*.worker")) == []
+    assert list(cache.glob("locks/*.holder")) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])

@@ -381,7 +381,7 @@ def stranger(commons: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
         try:
             found = subprocess.run(
-                [python, "-c", "import enroot_slurm.importer"],
+                [python, "-c", "import enroot_slurm.importing.to_file"],
                 check=True,
                 env=packages,
                 capture_output=True,

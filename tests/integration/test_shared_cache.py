@@ -35,10 +35,10 @@ SIZE = 300_000
 # As many processes as there are arguments, at once, each with one image; what became of it, a line for each.
 DRIVER = """
 import json, os, sys
-from enroot_slurm.config import Config
+from enroot_slurm.settings.config import Config
 from enroot_slurm.errors import EnrootSlurmError
-from enroot_slurm.images import get_image
-import enroot_slurm.importer
+from enroot_slurm.importing.to_cache import get_image
+import enroot_slurm.importing.to_file
 config = Config.load(enroot_conf=None, overrides=json.loads(sys.argv[1]))
 def run(number, uri):
     try:

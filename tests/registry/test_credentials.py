@@ -288,6 +288,6 @@ def test_quoting_law(noise: str, password: str):
     """Whatever is quoted comes back; whatever the file holds ends in entries or a ConfigError."""
     escaped = password.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     (entry,) = netrc.parse(f'machine h password "{escaped}"', "f")
-    assert entry.password == netrc.Value(password)
+    assert entry.password == netrc.NetrcWord(password)
     with suppress(ConfigError):
         netrc.parse(noise, "f")

@@ -93,7 +93,7 @@ def test_resume(registry: Registry, open_repository: Open, monkeypatch):
     push(registry, "client/resume", "1")
     repository = open_repository(f"{registry.host}#client/resume:1")
     layer = repository.resolve(AMD64).layers[0]
-    take = blob_module.Transfer._take
+    take = blob_module.Download._take
 
     def cut(self, response, start):
         for i, piece in enumerate(take(self, response, start)):
@@ -101,7 +101,7 @@ def test_resume(registry: Registry, open_repository: Open, monkeypatch):
             if i == 0 and start == 0:
                 raise blob_module.Passing("cut")
 
-    monkeypatch.setattr(blob_module.Transfer, "_take", cut)
+    monkeypatch.setattr(blob_module.Download, "_take", cut)
     assert b"".join(repository.blob(layer)) == CONTENT
     assert registry.count("GET", f"blobs/{layer.digest}", status=206) == 1
 

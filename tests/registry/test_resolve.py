@@ -19,7 +19,7 @@ from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import ACCEPT, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import DOCKER_HUB, Reference
-from enroot_slurm.registry import answers
+from enroot_slurm.registry import refusals
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.credentials import Credentials
 
@@ -299,14 +299,16 @@ class _Response:
 @pytest.mark.parametrize("status", [401, 404])
 def test_cut_by_sbatch(status: int):
     """`docker://nvcr.io#nvidia/x` in an #SBATCH line asks Docker Hub for an image nvcr.io: the hint says so."""
-    error = answers.refusal(_Response(status), Reference.parse("docker://nvcr.io"), "", _Nobody(), "")
+    error = refusals.refusal(_Response(status), Reference.parse("docker://nvcr.io"), "", _Nobody(), "")
     assert "the unescaped '#' cut the rest off" in error.hint
 
 
 def test_docker_hub_denial():
     """Docker Hub says of missing and of private images the same."""
     body = b'{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":[{"Type":"secret"}]}]}'
-    error = answers.refusal(_Response(401, body), Reference.parse("docker://ann/app"), "", _Nobody(), "/h/.credentials")
+    error = refusals.refusal(
+        _Response(401, body), Reference.parse("docker://ann/app"), "", _Nobody(), "/h/.credentials"
+    )
     assert isinstance(error, AccessDenied)
     assert str(error) == (
         f"{DOCKER_HUB} does not let us read ann/app (UNAUTHORIZED: authentication required), without credentials"
@@ -318,14 +320,14 @@ def test_docker_hub_denial():
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"errors":[]}', b'{"errors":["x"]}', b'{"errors":{}}', b"\xff"])
 def test_odd_error_bodies(body: bytes):
     """A body of another form is left out."""
-    error = answers.refusal(_Response(418, body), Reference.parse("docker://a/b"), "", _Nobody(), "")
+    error = refusals.refusal(_Response(418, body), Reference.parse("docker://a/b"), "", _Nobody(), "")
     assert str(error) == f"{DOCKER_HUB} answers 418"
 
 
 def test_error_body_is_cut():
     """Of a registry's words 200 characters are shown."""
     body = b'{"errors":[{"code":"X","message":"%s"}]}' % (b"y" * 5000)
-    assert len(str(answers.refusal(_Response(418, body), Reference.parse("docker://a/b"), "", _Nobody(), ""))) < 260
+    assert len(str(refusals.refusal(_Response(418, body), Reference.parse("docker://a/b"), "", _Nobody(), ""))) < 260
 
 
 def test_impossible_registry():

@@ -16,11 +16,11 @@ from support.tools import require_root
 
 from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError, NotFound
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.privilege import Identity, run
 from enroot_slurm.registry import transport as module
 from enroot_slurm.registry.connection import Vetted
 from enroot_slurm.registry.origin import Origin, RefusedTarget
 from enroot_slurm.registry.tls import client_context
+from enroot_slurm.system.privilege import Identity, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -341,7 +341,7 @@ def test_a_reader_that_is_slow(faulty: Faulty):
 def test_imports():
     """Credentials and the token's flow need no HTTP library; the whole package none of the program's other parts."""
     code = (
-        "import sys, enroot_slurm.registry.auth, enroot_slurm.registry.credentials, enroot_slurm.registry.blob\n"
+        "import sys, enroot_slurm.registry.auth, enroot_slurm.registry.credentials, enroot_slurm.registry.download\n"
         "assert 'requests' not in sys.modules and 'urllib3' not in sys.modules\n"
         "import enroot_slurm.registry.client\n"
         "ours = {m.split('.')[1] for m in sys.modules if m.startswith('enroot_slurm.')}\n"

@@ -10,7 +10,7 @@ import pytest
 
 from enroot_slurm.errors import ConversionError, IntegrityError, UnsupportedImage
 from enroot_slurm.rootfs.compression import CHUNK, decompress
-from enroot_slurm.rootfs.prefetch import prefetch
+from enroot_slurm.rootfs.read_ahead import prefetch
 
 zstd = pytest.importorskip("backports.zstd") if sys.version_info < (3, 14) else __import__("compression.zstd").zstd
 

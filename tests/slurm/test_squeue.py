@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("slurm-squeue")
 
 ASK = """
 import json, sys
-from enroot_slurm.squeue import known_jobs
+from enroot_slurm.slurm.squeue import known_jobs
 known = known_jobs(of_all=sys.argv[1] == "all")
 print(json.dumps(known if isinstance(known, str) else sorted(known)))
 """

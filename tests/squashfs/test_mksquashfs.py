@@ -11,7 +11,7 @@ import pytest
 from enroot_slurm.errors import ConversionError, IntegrityError, StorageError
 from enroot_slurm.rootfs import tar
 from enroot_slurm.rootfs.tar_writer import header
-from enroot_slurm.squashfs.format import Superblock
+from enroot_slurm.squashfs.format.superblock import Superblock
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
 

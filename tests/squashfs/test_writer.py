@@ -17,10 +17,10 @@ from support.tools import require_root, require_tools
 from support.tree import diff_trees, read_tree
 
 from enroot_slurm.errors import ConversionError
-from enroot_slurm.squashfs import compressors
-from enroot_slurm.squashfs.format import Superblock
+from enroot_slurm.squashfs.format.superblock import Superblock
 from enroot_slurm.squashfs.options import SquashOptions
-from enroot_slurm.squashfs.writer import ImageWriter
+from enroot_slurm.squashfs.writing import compressors
+from enroot_slurm.squashfs.writing.writer import ImageWriter
 
 DIR, FILE, HARDLINK = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.LNKTYPE
 COMPRESSORS = [

@@ -7,8 +7,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.images import ImageFile, Sidecar, image_file
-from enroot_slurm.cache.place import Place
 from enroot_slurm.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FilledCache:
     """The cache *root*; methods put something into it, *age* seconds old."""
 
     def __init__(self, root: Path) -> None:
-        self.place = Place(root)
+        self.place = CacheDirectory(root)
         self.root = root
 
     def image(self, name: str, age: float = DAY, size: int = 1000) -> Path:

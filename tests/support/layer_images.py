@@ -13,14 +13,14 @@ from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
 from enroot_slurm.rootfs.tar_writer import TarWriter
-from enroot_slurm.squashfs.format import ABSENT, MAGIC, SUPERBLOCK_SIZE, Superblock
-from enroot_slurm.squashfs.inodes import DIRECTORY, FILE, NOTHING, File
-from enroot_slurm.squashfs.link import link
-from enroot_slurm.squashfs.metadata import lookup_table, packed, reference
+from enroot_slurm.squashfs.format.inodes import DIRECTORY, FILE, NOTHING, File
+from enroot_slurm.squashfs.format.metadata import lookup_table, packed, reference
+from enroot_slurm.squashfs.format.superblock import ABSENT, MAGIC, SUPERBLOCK_SIZE, Superblock
+from enroot_slurm.squashfs.format.tables import Tables
+from enroot_slurm.squashfs.joining.join import join_layers
 from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
-from enroot_slurm.squashfs.tables import Tables
-from enroot_slurm.squashfs.writer import ImageWriter
+from enroot_slurm.squashfs.writing.writer import ImageWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,7 +73,7 @@ def layer_image(path: Path, tar: bytes, options: str = OPTIONS, *more: str) -> P
 
 def link_layers(output: Path, layers: Sequence[Path], rc: RcLayer = NO_RC, **more: int) -> Superblock:
     """Link *layers*, the lowest first."""
-    return link(output, layers[::-1], rc.directories, rc.files, now=NOW, on_copied=lambda _: None, **more)
+    return join_layers(output, layers[::-1], rc.directories, rc.files, now=NOW, on_copied=lambda _: None, **more)
 
 
 def stream(output: Path, tars: Sequence[bytes], rc: RcLayer = NO_RC, options: str = OPTIONS) -> None:

@@ -1,0 +1,1 @@
+"""Keeping a cache small and sound, and filled in advance."""

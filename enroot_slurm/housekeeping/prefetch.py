@@ -1,0 +1,60 @@
+"""Importing the images of a list, one after the other, whatever becomes of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.errors import EnrootSlurmError
+from enroot_slurm.importing.to_cache import get_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from enroot_slurm.housekeeping.image_list import ListedImage
+    from enroot_slurm.importing.to_cache import CachedImage
+    from enroot_slurm.progress import Progress
+    from enroot_slurm.settings.config import Config
+
+__all__ = ["Outcome", "prefetch"]
+
+
+class Outcome(NamedTuple):
+    """What became of an image."""
+
+    wanted: ListedImage
+    image: CachedImage | None
+    error: EnrootSlurmError | None
+
+    @property
+    def status(self) -> int:
+        """The exit status for this image alone."""
+        return self.error.exit_code if self.error is not None else 0
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """For JSON."""
+        fields: dict[str, object] = {"uri": self.wanted.uri, "arch": self.wanted.arch, "status": self.status}
+        if self.error is not None:
+            return {**fields, "error": self.error.message, "hint": self.error.hint}
+        assert self.image is not None
+        image = self.image
+        return {
+            **fields,
+            "path": str(image.path),
+            "digest": str(image.digest),
+            "size": image.size,
+            "reused": image.reused,
+        }
+
+
+def prefetch(wanted: Iterable[ListedImage], *, config: Config, progress: Progress) -> list[Outcome]:
+    """What became of each *wanted* image: in the cache now, or the error that was in the way."""
+    outcomes = []
+    for each in wanted:
+        try:
+            image = get_image(each.uri, arch=each.arch, config=config, progress=progress)
+            outcomes.append(Outcome(each, image, None))
+        except EnrootSlurmError as error:
+            progress.warn(f"{each.where}: {error}")
+            outcomes.append(Outcome(each, None, error))
+    return outcomes

@@ -1,0 +1,139 @@
+"""Reading a cache to its last byte, to find what is no longer what it was.
+
+Blobs and manifests are compared with their names, images and layers with what their sidecars say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.cache.layout import locks_of
+from enroot_slurm.cache.tree import Tree
+from enroot_slurm.oci.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from enroot_slurm.cache.directory import CacheDirectory
+    from enroot_slurm.cache.locks import Locks
+    from enroot_slurm.cache.tree import CacheFile
+    from enroot_slurm.housekeeping.inventory import Item
+
+__all__ = ["Damage", "Verifier"]
+
+_READ = 4 << 20
+_MAX_SIDECAR = 64 << 10
+
+
+class Damage(NamedTuple):
+    """Something that is not what it was."""
+
+    kind: str
+    path: str
+    """Relative to the cache."""
+    what: str
+    removed: bool
+    leased: bool
+    """Whether jobs use it."""
+
+
+class _WrongError(Exception):
+    """Something is damaged; the message says how."""
+
+
+class Verifier:
+    """Checks what is in the cache *place*; with *repair*, what is damaged is removed, and made again when needed.
+
+    read  is told the number of bytes of each piece that was read
+    """
+
+    def __init__(self, place: CacheDirectory, locks: Locks, *, repair: bool, read: Callable[[int], None]) -> None:
+        self._place = place
+        self._locks = locks
+        self._repair = repair
+        self._read = read
+
+    def run(self, items: Iterable[Item]) -> list[Damage]:
+        """What is wrong with *items*.  What somebody works on is left out.  Raises: OSError."""
+        damages = []
+        with Tree(self._place.root) as self._tree:
+            for item in items:
+                try:
+                    self._check(item)
+                except (_WrongError, OSError) as error:
+                    what = error.strerror or "" if isinstance(error, OSError) else str(error)
+                    if (damage := self._judge(item, what)) is not None:
+                        damages.append(damage)
+        return damages
+
+    def _judge(self, item: Item, what: str) -> Damage | None:
+        """The damage of *item*, unless somebody has just changed or removed it, or does so."""
+        name = next(iter(locks_of(item.path)), "")
+        with contextlib.ExitStack() as stack:
+            if self._repair and name and not stack.enter_context(self._locks.lock(name).attempt()):
+                return None
+            for file in item.files:
+                now = self._tree.look(file.path)
+                if now is None or now.identity != file.identity:
+                    return None
+            removed = self._repair
+            for file in item.files if removed else ():
+                removed = self._tree.remove(file) and removed
+        return Damage(item.kind, item.path, what, removed, bool(item.leases))
+
+    def _check(self, item: Item) -> None:
+        """Raises: _WrongError, OSError."""
+        if item.kind in {"blob", "manifest"}:
+            digest = Digest.parse(item.digest)
+            if self._hash(item.files[0], digest.algorithm) != digest.hex:
+                raise _WrongError("its content is not what its name says")
+            return
+        if item.kind == "layer":
+            self._check_layer(item)
+            return
+        if item.sidecar is None:
+            self._missing(
+                item, "is not the file that was published: its sidecar is damaged, or says another size or time"
+            )
+            return
+        if item.sidecar.digest != item.digest:
+            raise _WrongError(f"its sidecar is that of {Digest.parse(item.sidecar.digest)}")
+        if self._hash(item.files[0], "sha256") != item.sidecar.sha256:
+            raise _WrongError("its content is not what its sidecar says")
+
+    def _check_layer(self, item: Item) -> None:
+        if not item.complete:
+            self._missing(item, "")
+        image, sidecar = item.files
+        try:
+            known = json.loads(self._tree.read(sidecar, _MAX_SIDECAR))
+            expected = {"layer": item.digest, "size": image.size, "mtime_ns": image.identity[-1]}
+            wrong = {key: known.get(key) for key in expected} != expected
+            sha256 = known.get("sha256")
+        except (ValueError, AttributeError):
+            raise _WrongError("its sidecar can't be understood") from None
+        if wrong:
+            raise _WrongError("it is not the file that was published: its sidecar says another size or time")
+        if sha256 is not None and self._hash(image, "sha256") != sha256:
+            raise _WrongError("its content is not what its sidecar says")
+
+    def _missing(self, item: Item, otherwise: str) -> None:
+        """Say which half is missing, if one is."""
+        if len(item.files) > 1:
+            raise _WrongError(f"it {otherwise}")
+        raise _WrongError("it has no sidecar" if item.files[0].path == item.path else "there is a sidecar only")
+
+    def _hash(self, entry: CacheFile, algorithm: str) -> str:
+        hasher = hashlib.new(algorithm)
+        fd = self._tree.open(entry)
+        try:
+            while chunk := os.read(fd, _READ):
+                hasher.update(chunk)
+                self._read(len(chunk))
+        finally:
+            os.close(fd)
+        return hasher.hexdigest()

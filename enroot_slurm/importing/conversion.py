@@ -1,0 +1,232 @@
+"""Layers to one squashfs image: streamed into it, or each to an image of its own, and these joined.
+
+Downloading, decoding and hashing, merging and squashing overlap: a layer is converted while it arrives.  Nothing is
+published that is not verified to its last byte: blobs against their digests, layers against their diff_ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from enroot_slurm.cache import locks
+from enroot_slurm.cache.blobs import CachedBlobDamaged, unwritable
+from enroot_slurm.cache.crew import Crew
+from enroot_slurm.errors import IntegrityError, StorageError
+from enroot_slurm.importing.image_writers import Squasher
+from enroot_slurm.importing.layer_streams import LayerStreams
+from enroot_slurm.rootfs.entrypoint import RcLayer
+from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
+from enroot_slurm.rootfs.stack import NeedsPlan
+from enroot_slurm.squashfs.format.superblock import CannotJoin, unwritten
+from enroot_slurm.squashfs.joining.join import join_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from enroot_slurm.cache.blobs import BlobStore
+    from enroot_slurm.cache.fetch import ReadBlob
+    from enroot_slurm.cache.layers import CachedLayer
+    from enroot_slurm.importing.layer_streams import Layer
+    from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.progress import Progress
+    from enroot_slurm.settings.config import Config
+
+__all__ = ["Conversion"]
+
+_MAX_REPAIRS = 3  # times that damaged blobs in the cache are fetched again
+_PARTING = 10.0  # seconds for conversions that are told to stop
+_NO_RC = RcLayer((), ())
+
+
+class Conversion:
+    """The conversion of *layers*, the lowest first, below the files of *rc*.
+
+    *created* is the time, in seconds, of *rc*'s files, and of all that no layer gives a time.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        rc: RcLayer,
+        created: int,
+        *,
+        config: Config,
+        store: BlobStore,
+        download: ReadBlob,
+        progress: Progress,
+    ) -> None:
+        self._layers = layers
+        self._rc = rc
+        self._created = created
+        self._config = config
+        self._store = store
+        self._download = download
+        self._progress = progress
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        self._epoch = int(epoch) if epoch.isdecimal() else None
+        self.fetched: set[Digest] = set()
+        """The layers that were downloaded."""
+
+    def run(self, image: Path) -> None:
+        """Write *image*.
+
+        Raises: IntegrityError, NetworkError, StorageError, ConversionError and what else the download raises.
+        """
+        for _ in range(_MAX_REPAIRS):
+            try:
+                self._run(image)
+            except CachedBlobDamaged as error:
+                self._progress.warn(f"{error}; it is fetched again")
+            else:
+                return
+        raise StorageError(
+            "blobs in the cache are damaged again and again",
+            hint=f"Check the file system of {self._config.cache_path}, or set ENROOT_CACHE_PATH to another one.",
+        )
+
+    def _run(self, image: Path) -> None:
+        if self._config.layer_cache and self._layers:
+            try:
+                self._link(image)
+            except LinkAcrossLayers:
+                pass  # such a layer has no image of its own
+            except CannotJoin as error:
+                self._progress.warn(f"{error}; the layers are converted together instead")
+            else:
+                return
+        self._stream(image)
+
+    def _stream(self, image: Path) -> None:
+        """Write all layers into *image* at once."""
+        with self._squasher() as squasher, self._sources(self._layers[::-1]) as streams:
+
+            def write(*, planned: bool) -> None:
+                with squasher.image(image, self._config.squash_options) as (squash, stack):
+                    merge = Merge(squash, self._rc, self._created, limit=self._config.max_unpacked)
+                    reads = [partial(streams.archive, layer, stack) for layer in reversed(self._layers)]
+                    for read in _one_ahead(reads):
+                        merge.add_layer(read, planned=planned)
+                    merge.finish()
+                    inodes = merge.inodes
+                    del merge  # its names take as much memory as the tables that follow
+                    squash.finish(inodes)
+
+            try:
+                _as_needed(write)
+            except OSError as error:
+                raise unwritten(image, error) from None
+
+    def _link(self, image: Path) -> None:
+        """Make an image of each layer that has none, and join them to *image*.
+
+        Raises: CannotJoin, LinkAcrossLayers.
+        """
+        options = self._config.squash_options
+        store = self._store.layers(options.for_layers.recipe)
+        cached = {layer.diff_id: store.layer(layer.diff_id) for layer in self._layers}
+        missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
+        if missing:
+            try:
+                store.prepare()
+            except OSError as error:
+                raise unwritable(self._config.cache_path, error) from None
+            biggest_first = sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
+            with self._squasher() as squasher, self._sources(biggest_first) as streams:
+                self._make(squasher, streams, missing, [cached[layer.diff_id] for layer in biggest_first])
+        self._progress.phase(f"joining {len(self._layers)} layers")
+        try:
+            join_layers(
+                image,
+                [cached[layer.diff_id].path for layer in reversed(self._layers)],
+                self._rc.directories,
+                self._rc.files,
+                now=self._created,
+                time=options.files_time(self._epoch),
+                image_time=options.image_time(self._epoch),
+                on_copied=lambda _: None,
+            )
+        except CannotJoin:
+            for each in cached.values():  # one of them is to blame
+                each.discard()
+            raise
+
+    def _make(
+        self, squasher: Squasher, streams: LayerStreams, layers: dict[Digest, Layer], missing: list[CachedLayer]
+    ) -> None:
+        """Make the images of the *missing* layers."""
+        size = min(self._config.max_processors, len(missing))
+        options = self._config.squash_options.for_layers
+
+        def attempt(cached: CachedLayer) -> bool:
+            try:
+                with locks.attempt(cached.lock) as held:
+                    if cached.ready or not held:
+                        return cached.ready
+                    with cached.temporary() as temporary:
+                        _as_needed(lambda planned: make(cached, temporary, planned=planned))
+                        cached.publish(temporary)
+            except OSError as error:
+                raise unwritable(self._config.cache_path, error) from None
+            return True
+
+        def make(cached: CachedLayer, temporary: Path, *, planned: bool) -> None:
+            with squasher.image(temporary, options, layer=True, share=size) as (squash, stack):
+                merge = Merge(squash, _NO_RC, 0, limit=self._config.max_unpacked, markers=True)
+                merge.add_layer(partial(streams.archive, layers[cached.diff_id], stack), planned=planned)
+                merge.finish()
+                inodes = merge.inodes
+                del merge  # its names take as much memory as the tables that follow
+                squash.finish(inodes)
+
+        def failed(error: BaseException) -> None:
+            streams.fail(error)
+            squasher.kill()
+
+        timeout = self._config.lock_timeout
+        with Crew(missing, attempt, size=size, lock_timeout=timeout, failed=failed, parting=_PARTING) as crew:
+            crew.wait()
+
+    @contextlib.contextmanager
+    def _sources(self, layers: Sequence[Layer]) -> Iterator[LayerStreams]:
+        """The streams of *layers*, all of which are in the cache at the end."""
+        streams = LayerStreams(layers, self._store, self._download, self._config, self._progress)
+        try:
+            with streams:
+                try:
+                    yield streams
+                except LinkAcrossLayers:
+                    raise
+                except IntegrityError:
+                    streams.blame()  # a wrong blob makes for damaged archives
+                    raise
+                streams.finish()
+        finally:
+            self.fetched |= streams.fetched
+
+    def _squasher(self) -> Squasher:
+        return Squasher(self._config, now=self._created, epoch=self._epoch)
+
+
+def _one_ahead(reads: Sequence[Callable[[], Iterator[bytes]]]) -> Iterator[Callable[[], Iterator[bytes]]]:
+    """Yield *reads*, each when the next one has begun, so that decoding does not pause between layers."""
+    archive = reads[0]() if reads else iter(())
+    for read, following in zip_longest(reads, reads[1:]):
+        begun, archive = [archive], following() if following else iter(())
+        yield partial(_begun_or_new, begun, read)
+
+
+def _begun_or_new(begun: list[Iterator[bytes]], read: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+    return begun.pop() if begun else read()
+
+
+def _as_needed(write: Callable[..., None]) -> None:
+    """Call *write* without planning, and with it where that is needed."""
+    try:
+        write(planned=False)
+    except NeedsPlan:
+        write(planned=True)

@@ -1,0 +1,197 @@
+"""Looking for an image in the caches: no network, no lock, no byte of its data.
+
+What a job asks for a hundred times is found here, so nothing is imported that this does not need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.cache.directory import CacheDirectory, SharedCache
+from enroot_slurm.cache.images import Unusable, image_file, recipe_of
+from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved
+from enroot_slurm.cache.manifests import read_document
+from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
+from enroot_slurm.errors import IntegrityError
+from enroot_slurm.oci.manifest import Manifest, parse_document
+from enroot_slurm.oci.platform import Platform
+from enroot_slurm.oci.reference import Reference
+from enroot_slurm.oci.selection import select
+from enroot_slurm.squashfs.format.superblock import Superblock
+
+if TYPE_CHECKING:
+    from enroot_slurm.cache.images import ImageFile
+    from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.oci.manifest import Index
+    from enroot_slurm.settings.config import Config
+
+__all__ = ["CachedImage", "Lookup"]
+
+
+class CachedImage(NamedTuple):
+    """An image in a cache: nobody changes the file, and nobody but root and the cache's owner could."""
+
+    path: Path
+    digest: Digest
+    """Of the manifest for the platform."""
+    uri: str
+    """The name that the image was first imported by, as its /etc/rc has it."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of the file, in hexadecimal digits."""
+    public: bool
+    """Whether it was fetched without credentials, or with the site's."""
+    reused: bool
+    """Whether it was there already."""
+
+
+class Lookup(NamedTuple):
+    """One reference for one platform, and the caches where it may be."""
+
+    reference: Reference
+    platform: Platform
+    own: CacheDirectory
+    """The cache that this process may write."""
+    shared: SharedCache | None
+    """The site's cache, which this process may only read, if there is one."""
+    recipe: str
+    warning: str
+    """Why the site's cache is not used, or empty."""
+    strict: bool
+    """Whether the own cache must not be used when others can change it."""
+
+    @classmethod
+    def of(cls, uri: str, arch: str | None, config: Config, job: str = "", *, strict: bool = True) -> Lookup:
+        """The lookup for *uri*.
+
+        Without *strict*, the own cache may be one that others can change: for an import that serves only this user,
+        and that looks at each file it uses.
+
+        Raises: InvalidReference, InvalidPlatform, UsageError; Untrusted, when others can change the own cache.
+        """
+        reference = Reference.parse(uri)
+        platform = Platform.parse(arch) if arch else Platform.host()
+        own, shared, warning = _caches(config, check_job(job))
+        if strict and not own.public:
+            check_untamperable(own.root, os.geteuid(), strict=False)
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        recipe = recipe_of(config.squash_options.recipe, int(epoch) if epoch.isdecimal() else None)
+        return cls(reference, platform, own, shared, recipe, warning, strict)
+
+    @property
+    def key(self) -> str:
+        """The reference and the platform as a part of paths."""
+        return key_of(str(self.reference), str(self.platform))
+
+    @property
+    def caches(self) -> list[tuple[Path, set[int]]]:
+        """The caches, and who can have written each, in the order in which they are looked at."""
+        own = (self.own.root, {0, os.geteuid()})
+        return [own] if self.shared is None else [(self.shared.root, self.shared.owners), own]
+
+    def find(self) -> CachedImage | None:
+        """The image, if it is there and it is known without a request which one is meant."""
+        if self.reference.digest is not None:
+            # Mostly it is the digest of the very manifest; an index has to be read.
+            return self.image(self.reference.digest) or self._image_of(self.manifest(self.reference.digest))
+        digest = self.resolved()
+        return self.image(digest) if digest is not None else None
+
+    def resolved(self) -> Digest | None:
+        """The digest of the manifest that the job has got for its tag, if it has asked before."""
+        if self.own.job:
+            for root, owners in self.caches:
+                digest = read_resolved(root, self.own.job, self.key, owners)
+                if digest is not None:
+                    return digest
+        return None
+
+    def image(self, digest: Digest) -> CachedImage | None:
+        """The image of the manifest *digest*, if it is in a cache and nothing is wrong with it.
+
+        Raises: Untrusted, when others can change the own cache.
+        """
+        for root, owners in self.caches:
+            file = image_file(root, self.recipe, self.platform.directory, digest)
+            try:
+                sidecar = file.look(owners, Superblock.read)
+            except Unusable:
+                continue  # whoever makes it again says so
+            except Untrusted:
+                if root == self.own.root and self.strict:
+                    raise
+                continue
+            if sidecar is not None and sidecar.digest == str(digest):
+                return CachedImage(
+                    file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=True
+                )
+        return None
+
+    def manifest(self, digest: Digest) -> Manifest | None:
+        """The manifest for the platform, if *digest* names it or an index above it, and all these are in a cache.
+
+        Raises: PlatformNotFound, IntegrityError.
+        """
+
+        def read(wanted: Digest) -> Manifest | Index:
+            document = self.document(wanted)
+            if document is None:
+                raise _NotHereError
+            return document
+
+        try:
+            return select(read(digest), self.platform, read, f"{self.reference.familiar_name}:{self.reference.target}")
+        except _NotHereError:
+            return None
+
+    def document(self, digest: Digest) -> Manifest | Index | None:
+        """The manifest or index *digest*, if it is in a cache."""
+        for root, _ in self.caches:
+            content = read_document(root, digest)
+            if content is not None:
+                with contextlib.suppress(IntegrityError):  # some can't be understood without what the registry said
+                    return parse_document(content, "")
+        return None
+
+    def own_file(self, digest: Digest) -> ImageFile:
+        """Where the image of the manifest *digest* belongs."""
+        return image_file(self.own.root, self.recipe, self.platform.directory, digest)
+
+    def _image_of(self, manifest: Manifest | None) -> CachedImage | None:
+        return self.image(manifest.digest) if manifest is not None else None
+
+
+class _NotHereError(Exception):
+    """A document is in no cache."""
+
+
+def _caches(config: Config, job: str) -> tuple[CacheDirectory, SharedCache | None, str]:
+    """The cache to write, the site's to read if there is one, and why that is not used if it is not."""
+    own = CacheDirectory(config.cache_path, job=job)
+    if not config.shared_cache:
+        return own, None, ""
+    root, user = Path(config.shared_cache), os.geteuid()
+    try:
+        owner = owner_number(root, config.cache_user)
+        if owner is None and own.root != root:
+            return own, None, ""
+        check_untamperable(root, user if owner is None else owner)
+    except (OSError, Untrusted) as error:
+        if own.root == root:
+            raise
+        if isinstance(error, OSError):
+            return own, None, f"the shared cache {root} is not used: {error.strerror}"
+        return own, None, f"the shared cache is not used: {error}" + (f" ({error.hint})" if error.hint else "")
+    if owner in {None, user}:
+        return CacheDirectory(root, public=True, job=job), None, ""
+    if own.root == root:
+        raise Untrusted(
+            f"the shared cache {root} belongs to user {owner}, who alone may write to it",
+            hint="Run this as that user, or use a cache of your own (ENROOT_CACHE_PATH).",
+        )
+    assert owner is not None
+    return own, SharedCache(root, {0, owner}), ""

@@ -1,0 +1,209 @@
+"""One image and its registry: which manifest is meant, who else asks for the same, and what became of it.
+
+A hit by tag needs no more than this; `enroot_slurm.importing.image_builder` makes images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from enroot_slurm.cache.directory import unwritable
+from enroot_slurm.cache.failures import Failures
+from enroot_slurm.cache.job_tags import write_resolved
+from enroot_slurm.cache.locks import Locks, Patience
+from enroot_slurm.cache.manifests import write_document
+from enroot_slurm.cache.status import Work
+from enroot_slurm.errors import EnrootSlurmError, printable
+from enroot_slurm.progress import size_text
+from enroot_slurm.registry.client import Repository, Transport
+from enroot_slurm.registry.credentials import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from enroot_slurm.cache.status import Holder
+    from enroot_slurm.importing.lookup import Lookup
+    from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.oci.manifest import Manifest
+    from enroot_slurm.oci.reference import Reference
+    from enroot_slurm.progress import Progress
+    from enroot_slurm.settings.config import Config
+
+__all__ = ["Resolution", "open_repository"]
+
+_T = TypeVar("_T")
+
+_POLL = 0.05  # seconds between two looks at what another process makes
+_LONGEST_POLL = 1.0
+
+
+class Resolution:
+    """The registry of the image that *lookup* is for, as a context manager, and turns with other processes."""
+
+    def __init__(self, lookup: Lookup, config: Config, progress: Progress) -> None:
+        self.lookup = lookup
+        self.config = config
+        self.progress = progress = _Shown(progress, Work(lookup.own.job))
+        self.locks = Locks(
+            lookup.own,
+            enabled=config.locks,
+            holder_timeout=config.worker_timeout,
+            work=progress.work,
+            tell=progress.tell,
+        )
+        self._failures = Failures(lookup.own, lookup.key)
+        self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
+        if lookup.warning:
+            progress.warn(lookup.warning)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.repository.close()
+
+    def resolve(self) -> Digest:
+        """The digest of the manifest that the reference names now, or named when its job asked first.
+
+        Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
+        """
+        self.progress.expect(0)  # it may have been told of another image before
+        self.progress.converted(0)
+        self.progress.phase(f"resolving {self.lookup.reference}")
+        lookup = self.lookup
+        if not lookup.own.job:
+            return self.remembering(self._ask)
+        if (failure := self._failures.last(self.config.failure_ttl)) is not None:
+            raise failure.error()
+        if lookup.reference.digest:
+            return self.remembering(self._ask)
+        with self.turn(f"reference-{lookup.own.job}-{lookup.key}", lookup.resolved) as resolved:
+            if resolved is not None:
+                return resolved
+            digest = self.remembering(self._ask)
+            return write_resolved(lookup.own, lookup.key, str(lookup.reference), digest)
+
+    def remembering(self, call: Callable[[], _T]) -> _T:
+        """What *call* returns; what it raises is remembered for others."""
+        try:
+            return call()
+        except EnrootSlurmError as error:
+            self._failures.note(error)
+            raise
+
+    @contextlib.contextmanager
+    def turn(self, name: str, look: Callable[[], _T | None]) -> Iterator[_T | None]:
+        """What *look* finds; or None, while this process holds the lock *name*, or has waited for it long enough.
+
+        When another process, for which this one has waited, has failed, that failure is this one's too.
+        """
+        lock = self.locks.lock(name)
+        patience: Patience | None = None
+        before, pause = self._failures.last(), _POLL
+        while True:
+            try:
+                with lock.attempt() as held:
+                    found = look()
+                    if held or found is not None:
+                        failure = self._failures.last() if patience is not None and found is None else before
+                        if failure is not None and failure != before:
+                            raise failure.error()
+                        yield found
+                        return
+            except OSError as error:
+                raise unwritable(self.lookup.own.root, error) from None
+            patience = patience or Patience(lock, self.config.lock_timeout)
+            if patience.ended:
+                lock.force()
+            else:
+                time.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_POLL)
+
+    def _ask(self) -> Digest:
+        digest = self.lookup.reference.digest or self.repository.head()
+        if digest is not None:
+            if self.lookup.image(digest) is not None:
+                return digest
+            return self.manifest(digest).digest
+        return self.manifest(None).digest
+
+    def manifest(self, digest: Digest | None) -> Manifest:
+        """The manifest for the platform that *digest* is or leads to; without it, what the reference leads to now.
+
+        Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
+        """
+        keep = partial(write_document, self.lookup.own)
+        return self.repository.resolve(self.lookup.platform, digest, known=self.lookup.document, keep=keep)
+
+
+def open_repository(reference: Reference, config: Config, warn: Callable[[str], None], *, public: bool) -> Repository:
+    """The repository of *reference*, with the credentials that count: the site's if what comes is to be *public*.
+
+    Raises: ConfigError, when they can't be read.
+    """
+    if public:  # what is written there is for everybody: nobody's own credentials may have to do with it
+        file, commands = Path(config.site_credentials) if config.site_credentials else None, False
+    else:
+        file, commands = config.config_path / ".credentials", config.credential_commands
+    credentials = Credentials.load(file, run_commands=commands) if file else Credentials()
+    transport = Transport(
+        connect_timeout=config.connect_timeout,
+        transfer_timeout=config.transfer_timeout,
+        retries=config.transfer_retries,
+        max_connections=config.max_connections,
+        allow_http=config.allow_http,
+        insecure_registries=frozenset(config.insecure_registries),
+        ca_file=config.ca_file,
+        certs_dirs=tuple(Path(d) for d in config.certs_dirs),
+    )
+    for warning in credentials.warnings:
+        warn(warning)
+    return Repository(reference, credentials, transport, warn=warn)
+
+
+class _Shown:
+    """A `Progress` that passes all on, and keeps what other processes are to know of this one."""
+
+    def __init__(self, progress: Progress, work: Work) -> None:
+        self.work = work
+        self._progress = progress
+
+    def phase(self, name: str) -> None:
+        self.work.phase = name
+        self._progress.phase(name)
+
+    def waiting(self, text: str) -> None:
+        self._progress.waiting(text)
+
+    def expect(self, size: int) -> None:
+        self._progress.expect(size)
+
+    def received(self, count: int) -> None:
+        self.work.received += count
+        self._progress.received(count)
+
+    def converted(self, total: int) -> None:
+        self._progress.converted(total)
+
+    def warn(self, text: str) -> None:
+        self._progress.warn(text)
+
+    def tell(self, holder: Holder | None) -> None:
+        """Say for whom this process waits."""
+        self._progress.waiting(_holder_text(holder))
+
+
+def _holder_text(holder: Holder | None) -> str:
+    if holder is None:
+        return "waiting for another process"
+    job = f"job {printable(holder.job, 32)}, " if holder.job else ""
+    who = f"{printable(holder.host, 64)} ({printable(holder.user, 32)}, {job}pid {holder.pid})"
+    age = max(0, int(time.time()) - holder.since)
+    return f"waiting for {who}: {printable(holder.phase, 80)}, {size_text(holder.received)}, since {age} s"

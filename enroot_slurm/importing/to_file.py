@@ -1,0 +1,108 @@
+"""Importing an image to a file: `import_image` is the whole program on a page; read it first."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.importing.image_builder import ImageBuilder
+from enroot_slurm.importing.lookup import Lookup
+from enroot_slurm.importing.output import Output
+from enroot_slurm.importing.resolution import Resolution
+from enroot_slurm.progress import Silent
+from enroot_slurm.settings.config import Config
+
+if TYPE_CHECKING:
+    import os
+
+    from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.progress import Progress
+
+__all__ = ["ImportResult", "import_image", "resolve_digest"]
+
+
+class ImportResult(NamedTuple):
+    """What an import has made."""
+
+    path: Path
+    digest: Digest
+    """Of the manifest for the platform."""
+    size: int
+    """Bytes of the squashfs image."""
+    layers_fetched: int
+    layers_reused: int
+    """Layers that were in the cache; one that is in the image twice counts once."""
+    seconds: dict[str, float]
+    """Wall time by phase: ``resolve``, ``convert`` (downloads included, for they overlap) and ``publish``."""
+
+
+def import_image(
+    uri: str,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    arch: str | None = None,
+    config: Config | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ImportResult:
+    """Import the image that *uri* names (``docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST]``) to a squashfs file.
+
+    output    the file to write; by default enroot's name, ``IMAGE+TAG.sqsh``, in the current directory
+    arch      a platform in the words of ``uname -m`` or of Docker; by default this node's
+    config    the settings; by default those of `Config.load`
+    force     replace an existing file
+    progress  whom to tell; by default nobody
+
+    The file appears complete or not at all.  Raises: the errors of `enroot_slurm.errors`.
+    """
+    config = config or Config.load()
+    progress = progress or Silent()
+    lookup = Lookup.of(uri, arch, config, strict=False)
+    target = Output(Path(output) if output else Path(lookup.reference.default_filename), force=force)
+    seconds = _Seconds()
+    with Resolution(lookup, config, progress) as resolution:
+        builder = ImageBuilder(resolution)
+        digest = resolution.resolve()
+        manifest = resolution.manifest(digest)
+        seconds.lap("resolve")
+        image = lookup.image(digest)
+        with target.temporary() as temporary:
+            # The name by which an image was imported first stands in its /etc/rc, and is a part of what enroot makes.
+            if image is not None and image.uri == lookup.reference.provenance and target.copy(image.path, temporary):
+                progress.phase(f"copying {digest.short}")
+            else:
+                builder.convert(manifest, temporary)
+            seconds.lap("convert")
+
+            progress.phase(f"publishing {target.path.name}")
+            size = target.publish(temporary)
+            seconds.lap("publish")
+    digests = {descriptor.digest for descriptor in manifest.layers}
+    fetched = len(builder.fetched)
+    return ImportResult(target.path, digest, size, fetched, len(digests) - fetched, seconds)
+
+
+def resolve_digest(
+    uri: str, *, arch: str | None = None, config: Config | None = None, progress: Progress | None = None
+) -> Digest:
+    """The digest of the manifest that *uri* names now, for the platform *arch* (by default this node's).
+
+    Raises: the errors of `enroot_slurm.errors`.
+    """
+    config = config or Config.load()
+    with Resolution(Lookup.of(uri, arch, config, strict=False), config, progress or Silent()) as resolution:
+        return resolution.resolve()
+
+
+class _Seconds(dict[str, float]):
+    """Wall time between laps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        """Note the time since the last lap as that of *phase*."""
+        now = time.monotonic()
+        self[phase], self._last = now - self._last, now

@@ -1,0 +1,1 @@
+"""The settings: where they are written, and what they mean."""

@@ -1,0 +1,60 @@
+"""enroot's own configuration: ``enroot.conf``, and ``enroot.conf.d/*.conf`` beside it.
+
+A line is a name, blanks or an equals sign, and a value with a shell's quotes, comments and variables.  The environment
+goes before the files, and of two lines for one name the first counts, also over several files (enroot exports
+``${NAME:-VALUE}``).  enroot has more settings than an import needs: all of its names are known in later values, those
+that are no settings of ours are otherwise ignored, and so is any other line, as enroot does it.
+
+Sources: enroot.in (config::init, config::export, config::fini), conf/enroot.conf.in, conf/enroot.conf.d/README.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from enroot_slurm.errors import ConfigError
+from enroot_slurm.settings.schema import SETTINGS, Assignment, Problem
+
+if TYPE_CHECKING:
+    from enroot_slurm.settings.expansion import Variables
+
+__all__ = ["read_entries"]
+
+_LINE = re.compile(r"[ \t]*([A-Za-z_]+)[ \t=]+(.*)", re.ASCII)
+_NAME = re.compile(r"ENROOT_[A-Z_]+|SSL_CERT_(?:DIR|FILE)|(?:all|no|http|https)_proxy", re.ASCII)
+_SETTINGS = {setting.variable: setting for setting in SETTINGS.values()}
+
+
+def read_entries(name: str, content: bytes, variables: Variables) -> tuple[list[Assignment], list[tuple[str, Problem]]]:
+    """What the file *name* says about settings, and the problems of lines that are settings, each with its key.
+
+    *variables* gets the values of all lines, so that later lines and files can use them.
+    """
+    entries: list[Assignment] = []
+    problems: list[tuple[str, Problem]] = []
+    for number, line in enumerate(content.decode("utf-8", "backslashreplace").splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if not match or not _NAME.fullmatch(match[1]):
+            continue
+        variable, setting = match[1], _SETTINGS.get(match[1])
+        where = f"{name}:{number}:{match.start(2) + 1}"
+        try:
+            value = _value(match[2], variables)
+        except ConfigError as error:
+            if setting:
+                problems.append((setting.key, Problem(where, f"{variable}: {error.message}", error.hint)))
+            continue
+        variables.define(variable, value)
+        if setting and (entry := Assignment.of_variable(setting, value, where, f"{name}:{number}")):
+            entries.append(entry)
+    return entries, problems
+
+
+def _value(text: str, variables: Variables) -> str:
+    try:
+        words = shlex.split(text, comments=True)
+    except ValueError as error:
+        raise ConfigError(f"unbalanced quotes: {error}") from None
+    return variables.expand(" ".join(words))

@@ -1,0 +1,215 @@
+"""What a node knows about the images of a job: from the prolog to its steps.
+
+    /run/enroot-slurm/JOB.RESTART.json     JSON, a line each: what is asked for, then each result as it comes
+
+Root makes the file, and gives the descriptor to the worker, who holds a lock on it (flock) until all is done: a step
+that finds it locked waits; one that finds it free and without its image knows that the worker has died.  Lines are
+only appended.  The file is the job's user's, so nobody else learns what a job runs; root never reads it, and the
+directory is root's, so that nobody can put something else in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from enroot_slurm.errors import EnrootSlurmError, StorageError, WorkerFailed, error_fields, error_of
+from enroot_slurm.slurm.policy import rule_of
+from enroot_slurm.slurm.request import Request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from enroot_slurm.slurm.job import Job
+
+__all__ = ["Failure", "Record", "Result", "Writer", "prepare_directory", "record_path"]
+
+_MAX_RECORD = 1 << 20
+_POLL = 0.05  # seconds
+
+
+class Failure(NamedTuple):
+    """An error, as texts."""
+
+    kind: str
+    """The class, one of `enroot_slurm.errors`."""
+    fault: str
+    """``user``, ``site`` or ``node``: see `enroot_slurm.slurm.policy`."""
+    message: str
+    hint: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: EnrootSlurmError) -> Failure:
+        """The failure that *error* is."""
+        fields = error_fields(error)
+        return cls(fields["kind"], rule_of(error).fault, fields["message"], fields["hint"], error.exit_code)
+
+    def error(self) -> EnrootSlurmError:
+        """The error again."""
+        return error_of({"kind": self.kind, "message": self.message, "hint": self.hint})
+
+
+class Result(NamedTuple):
+    """What became of a request: a file, or a failure."""
+
+    uri: str
+    arch: str = ""
+    name: str = ""
+    path: str = ""
+    digest: str = ""
+    size: int = 0
+    failure: Failure | None = None
+
+
+class Record(NamedTuple):
+    """What is known now; made by `find`."""
+
+    path: Path
+    importing: bool
+    """Whether somebody is at work."""
+    requests: list[Request]
+    results: list[Result]
+
+    @classmethod
+    def find(cls, directory: Path, job_id: int, restart: int | None = None) -> Record | None:
+        """The record of a job, or None; without *restart* that of its last start on this node.
+
+        Raises: StorageError, when it can't be read, or is not what root made.
+        """
+        if restart is None:
+            found = [path.name.split(".")[1] for path in directory.glob(f"{job_id}.*.json")]
+            restart = max((int(r) for r in found if r.isdecimal()), default=0)
+        return cls._read(directory / f"{job_id}.{restart}.json")
+
+    def result(self, request: Request) -> Result | None:
+        """The result of *request*, if there is one; names do not count."""
+        return next((r for r in self.results if (r.uri, r.arch) == (request.uri, request.arch)), None)
+
+    def asks_for(self, request: Request) -> bool:
+        """Whether the job asked for *request*, as far as it is known yet."""
+        return any((r.uri, r.arch) == (request.uri, request.arch) for r in self.requests)
+
+    def wait(self, request: Request, seconds: float) -> Result | None:
+        """The result of *request* as soon as it is there; None if nobody works on it.
+
+        Raises: WorkerFailed, when it is still worked on after *seconds*; StorageError.
+        """
+        record: Record | None = self
+        end = time.monotonic() + seconds
+        while record is not None:
+            result = record.result(request)
+            # Before the worker has said what it works on, it may be this.
+            if result or not record.importing or (record.requests and not record.asks_for(request)):
+                return result
+            if time.monotonic() >= end:
+                raise WorkerFailed(
+                    f"{request.uri} is still being imported after {seconds:g} s",
+                    hint="The import goes on: try again later.",
+                )
+            time.sleep(_POLL)
+            record = Record._read(self.path)
+        return None
+
+    @classmethod
+    def _read(cls, path: Path) -> Record | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{path} can't be read: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            # Locked first, read then: what is read from a free file is all there will be.
+            importing = not _try_lock(file.fileno(), fcntl.LOCK_SH)
+            lines = file.read(_MAX_RECORD).split(b"\n")
+        requests: list[Request] = []
+        results = []
+        for line in lines[:-1]:
+            with suppress(ValueError, TypeError, KeyError):
+                fields = json.loads(line)
+                if "requests" in fields:
+                    requests = [Request(**each) for each in fields["requests"]]
+                else:
+                    failure = fields.pop("failure", None)
+                    results.append(Result(**fields, failure=Failure(**failure) if failure else None))
+        return cls(path, importing, requests, results)
+
+
+class Writer(NamedTuple):
+    """The open record of a job, with its lock."""
+
+    descriptor: int
+
+    @classmethod
+    def create(cls, directory: Path, job: Job) -> Writer | None:
+        """Make and lock the record of *job*; None if there is one: another prolog of this start was here.
+
+        Raises: OSError.
+        """
+        temporary = directory / f".{job.key}.{os.getpid()}"
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
+        try:
+            _try_lock(descriptor, fcntl.LOCK_EX)
+            os.fchown(descriptor, job.uid, job.gid)
+            os.link(temporary, record_path(directory, job))
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno == errno.EEXIST:
+                return None
+            raise
+        finally:
+            temporary.unlink()
+        return cls(descriptor)
+
+    def ask(self, requests: list[Request]) -> None:
+        """Say what is asked for."""
+        self._append({"requests": [request._asdict() for request in requests]})
+
+    def add(self, result: Result) -> None:
+        """Append *result*."""
+        fields: dict[str, Any] = {key: value for key, value in result._asdict().items() if value}
+        if result.failure:
+            fields["failure"] = result.failure._asdict()
+        self._append(fields)
+
+    def has(self, request: Request) -> bool:
+        """Whether *request* has a result, by this process or the one before it."""
+        lines = os.pread(self.descriptor, _MAX_RECORD, 0).split(b"\n")
+        wanted = (request.uri, request.arch)
+        found = [json.loads(line) for line in lines if line]
+        return any((f["uri"], f.get("arch", "")) == wanted for f in found if "uri" in f)
+
+    def _append(self, fields: dict[str, Any]) -> None:
+        os.lseek(self.descriptor, 0, os.SEEK_END)
+        os.write(self.descriptor, json.dumps(fields).encode() + b"\n")
+
+
+def record_path(directory: Path, job: Job) -> Path:
+    """Where the record of *job* is."""
+    return directory / f"{job.key}.json"
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make the directory of records if it is missing.  Raises: StorageError, when it is not root's alone; OSError."""
+    with suppress(FileExistsError):
+        os.mkdir(directory, 0o755)  # noqa: PTH102 - its parent must be there: /run
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise StorageError(
+            f"{directory} is not a directory that only root can write", hint=f"Remove it, or set run_path: {directory}"
+        )
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The squashfs format: its tables, as bytes and as values."""

@@ -1,0 +1,1 @@
+"""Joining images of layers to one image."""
