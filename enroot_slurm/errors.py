@@ -28,10 +28,11 @@ Exceptions live in a module of their own to keep imports one way.
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "AccessDenied",
@@ -54,6 +55,7 @@ __all__ = [
     "error_fields",
     "error_of",
     "printable",
+    "public_errors",
     "shortage",
 ]
 
@@ -176,8 +178,7 @@ def shortage(error: OSError) -> str:
 
 def error_fields(error: EnrootSlurmError) -> dict[str, str]:
     """*error* as texts, from which `error_of` makes it again: ``kind`` (its class), ``message`` and ``hint``."""
-    kind = next(each for each in type(error).__mro__ if _CLASSES.get(each.__name__) is each)
-    return {"kind": kind.__name__, "message": error.message, "hint": error.hint}
+    return {"kind": _public(error).__name__, "message": error.message, "hint": error.hint}
 
 
 def error_of(fields: Mapping[str, object]) -> EnrootSlurmError:
@@ -188,6 +189,22 @@ def error_of(fields: Mapping[str, object]) -> EnrootSlurmError:
         for name in ("message", "hint")
     )
     return (EnrootSlurmError if kind is Interrupted else kind)(message, hint=hint)
+
+
+@contextmanager
+def public_errors() -> Iterator[None]:
+    """Let only classes of this module come out: an error of an internal subclass becomes its nearest public class."""
+    try:
+        yield
+    except EnrootSlurmError as error:
+        kind = _public(error)
+        if kind is type(error):
+            raise
+        raise kind(error.message, hint=error.hint) from error
+
+
+def _public(error: EnrootSlurmError) -> type[EnrootSlurmError]:
+    return next(each for each in type(error).__mro__ if _CLASSES.get(each.__name__) is each)
 
 
 _CLASSES: dict[str, type[EnrootSlurmError]] = {

@@ -1,6 +1,6 @@
 """What an import tells while it works: a status line on a terminal, log lines elsewhere.
 
-A library call is silent unless it is given a `Progress`.  All methods may be called from any thread.
+A library call is silent unless it is given a `Progress`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Display", "Progress", "Silent", "size_text"]
+__all__ = ["Display", "Progress", "size_text"]
 
 _TERMINAL_INTERVAL = 0.2  # seconds between two status lines
 _LOG_INTERVAL = 10.0
@@ -23,51 +23,32 @@ _COLUMNS = 80  # of a terminal that does not say
 _RATE_WINDOW = 10.0  # seconds over which the rate is measured
 
 
-class Progress(Protocol):
-    """Whom an import tells about its progress."""
+class Progress:
+    """Hears how far an import is, and does nothing with it: override what you want to hear.
+
+    Any thread may call any method, so a method of yours must not wait for long.
+    """
 
     def phase(self, name: str) -> None:
         """A new phase begins, such as "resolving"."""
 
     def waiting(self, text: str) -> None:
-        """Another process does the work; *text* says which, and how far it is.  Told about once a second."""
+        """Another process does the work; *text* says which, and how far it is.  Called about once a second."""
 
     def expect(self, size: int) -> None:
-        """So many bytes will be downloaded in all."""
+        """*size* bytes will be downloaded in all."""
 
     def received(self, count: int) -> None:
-        """So many more bytes have been downloaded."""
+        """*count* more bytes have been downloaded."""
 
     def converted(self, total: int) -> None:
-        """So many bytes of the root file system have been decoded up to now."""
+        """*total* bytes of the root file system have been decoded up to now."""
 
     def warn(self, text: str) -> None:
-        """Something that a person should know, though it goes on."""
+        """A person should know *text*, but the import goes on."""
 
 
-class Silent:
-    """Tells nobody anything."""
-
-    def phase(self, name: str) -> None:
-        """Ignore it."""
-
-    def waiting(self, text: str) -> None:
-        """Ignore it."""
-
-    def expect(self, size: int) -> None:
-        """Ignore it."""
-
-    def received(self, count: int) -> None:
-        """Ignore it."""
-
-    def converted(self, total: int) -> None:
-        """Ignore it."""
-
-    def warn(self, text: str) -> None:
-        """Ignore it."""
-
-
-class Display:
+class Display(Progress):
     """Tells people, on *stream*: one line that is rewritten on a terminal, else a line for each phase and every 10 s.
 
     Used as a context manager, so that the status line is gone when something else is printed.  *stream* is stderr if

@@ -19,7 +19,7 @@ from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
 from support.tools import require_tools
 
-from enroot_slurm.progress import Display, Silent, size_text
+from enroot_slurm.progress import Display, Progress, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,13 +210,21 @@ def test_a_stream_that_fails_is_no_error() -> None:
 
 
 def test_silence() -> None:
-    """Nobody is told anything."""
-    silent = Silent()
-    silent.phase("x")
-    silent.expect(1)
-    silent.received(1)
-    silent.converted(1)
-    silent.warn("x")
+    """Nobody is told anything, but for what a subclass wants to hear."""
+    heard = []
+
+    class Phases(Progress):
+        def phase(self, name: str) -> None:
+            heard.append(name)
+
+    for progress in (Progress(), Phases()):
+        progress.phase("x")
+        progress.waiting("y")
+        progress.expect(1)
+        progress.received(1)
+        progress.converted(1)
+        progress.warn("z")
+    assert heard == ["x"]
 
 
 def test_sizes_for_people() -> None:

@@ -112,10 +112,10 @@ class Commands:
 @contextlib.contextmanager
 def progress(options: argparse.Namespace) -> Iterator[Progress]:
     """Whom the command tells about its progress: stderr, unless ``--quiet`` was given."""
-    from enroot_slurm.progress import Display, Silent  # noqa: PLC0415
+    from enroot_slurm.progress import Display, Progress  # noqa: PLC0415
 
     if options.quiet:
-        yield Silent()
+        yield Progress()
     else:
         with Display() as display:
             yield display

@@ -18,7 +18,7 @@ from enroot_slurm.cache.locks import Locks, Patience
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.status import Work
 from enroot_slurm.errors import EnrootSlurmError, printable
-from enroot_slurm.progress import size_text
+from enroot_slurm.progress import Progress, size_text
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.credentials import Credentials
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
-    from enroot_slurm.progress import Progress
     from enroot_slurm.settings.config import Config
 
 __all__ = ["Resolution", "open_repository"]
@@ -168,8 +167,8 @@ def open_repository(reference: Reference, config: Config, warn: Callable[[str], 
     return Repository(reference, credentials, transport, warn=warn)
 
 
-class _Shown:
-    """A `Progress` that passes all on, and keeps what other processes are to know of this one."""
+class _Shown(Progress):
+    """Passes all on, and keeps what other processes are to know of this one."""
 
     def __init__(self, progress: Progress, work: Work) -> None:
         self.work = work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enroot_slurm.errors import public_errors
 from enroot_slurm.importing.lookup import CachedImage, Lookup
 from enroot_slurm.settings.config import Config
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["CachedImage", "find_image", "get_image"]
 
 
+@public_errors()
 def find_image(uri: str, *, arch: str | None = None, config: Config | None = None, job: str = "") -> CachedImage | None:
     """The image that *uri* names, if it is in a cache; nobody is asked, and nothing is written.
 
@@ -26,6 +28,7 @@ def find_image(uri: str, *, arch: str | None = None, config: Config | None = Non
     return Lookup.of(uri, arch, config or Config.load(), job).find()
 
 
+@public_errors()
 def get_image(
     uri: str,
     *,
@@ -48,9 +51,9 @@ def get_image(
     if found is not None:
         return found
     from enroot_slurm.importing.resolution import Resolution  # noqa: PLC0415
-    from enroot_slurm.progress import Silent  # noqa: PLC0415  a hit needs no HTTP client
+    from enroot_slurm.progress import Progress  # noqa: PLC0415  a hit needs no HTTP client
 
-    with Resolution(lookup, config, progress or Silent()) as resolution:
+    with Resolution(lookup, config, progress or Progress()) as resolution:
         digest = resolution.resolve()
         found = lookup.image(digest)
         if found is None:

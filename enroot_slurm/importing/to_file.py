@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from enroot_slurm.errors import public_errors
 from enroot_slurm.importing.image_builder import ImageBuilder
 from enroot_slurm.importing.lookup import Lookup
 from enroot_slurm.importing.output import Output
 from enroot_slurm.importing.resolution import Resolution
-from enroot_slurm.progress import Silent
+from enroot_slurm.progress import Progress
 from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from enroot_slurm.oci.digest import Digest
-    from enroot_slurm.progress import Progress
 
 __all__ = ["ImportResult", "import_image", "resolve_digest"]
 
 
-class ImportResult(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ImportResult:
     """What an import has made."""
 
     path: Path
+    """The file, as an absolute path."""
     digest: Digest
     """Of the manifest for the platform."""
     size: int
@@ -33,10 +37,11 @@ class ImportResult(NamedTuple):
     layers_fetched: int
     layers_reused: int
     """Layers that were in the cache; one that is in the image twice counts once."""
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
     """Wall time by phase: ``resolve``, ``convert`` (downloads included, for they overlap) and ``publish``."""
 
 
+@public_errors()
 def import_image(
     uri: str,
     *,
@@ -52,12 +57,12 @@ def import_image(
     arch      a platform in the words of ``uname -m`` or of Docker; by default this node's
     config    the settings; by default those of `Config.load`
     force     replace an existing file
-    progress  whom to tell; by default nobody
+    progress  hears how far the import is
 
     The file appears complete or not at all.  Raises: the errors of `enroot_slurm.errors`.
     """
     config = config or Config.load()
-    progress = progress or Silent()
+    progress = progress or Progress()
     lookup = Lookup.of(uri, arch, config, strict=False)
     target = Output(Path(output) if output else Path(lookup.reference.default_filename), force=force)
     seconds = _Seconds()
@@ -80,9 +85,17 @@ def import_image(
             seconds.lap("publish")
     digests = {descriptor.digest for descriptor in manifest.layers}
     fetched = len(builder.fetched)
-    return ImportResult(target.path, digest, size, fetched, len(digests) - fetched, seconds)
+    return ImportResult(
+        path=target.path,
+        digest=digest,
+        size=size,
+        layers_fetched=fetched,
+        layers_reused=len(digests) - fetched,
+        seconds=seconds,
+    )
 
 
+@public_errors()
 def resolve_digest(
     uri: str, *, arch: str | None = None, config: Config | None = None, progress: Progress | None = None
 ) -> Digest:
@@ -91,7 +104,7 @@ def resolve_digest(
     Raises: the errors of `enroot_slurm.errors`.
     """
     config = config or Config.load()
-    with Resolution(Lookup.of(uri, arch, config, strict=False), config, progress or Silent()) as resolution:
+    with Resolution(Lookup.of(uri, arch, config, strict=False), config, progress or Progress()) as resolution:
         return resolution.resolve()
 
 

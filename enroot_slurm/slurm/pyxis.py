@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.errors import UsageError
 from enroot_slurm.oci.reference import Reference
+from enroot_slurm.progress import Progress
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Record
@@ -89,8 +90,8 @@ def _status_file(job: Job, config: Config, step: str) -> Path:
     return config.cache_path / "jobs" / job.key / f"pyxis-{name}.json"
 
 
-class _Status:
-    """A `Progress` that writes a file, if there is more than a second to tell of; a context manager."""
+class _Status(Progress):
+    """Writes a file, if there is more than a second to tell of; a context manager."""
 
     def __init__(self, path: Path, job: Job, config: Config, step: str, uri: str) -> None:
         self._path = path
@@ -115,9 +116,6 @@ class _Status:
     def received(self, count: int) -> None:
         """Tell how much is there."""
         self._sizes["received"] += count
-
-    def converted(self, total: int) -> None:
-        """Ignore it."""
 
     def warn(self, text: str) -> None:
         """Tell of it where pyxis shows it if the import fails."""
