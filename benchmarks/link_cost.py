@@ -26,7 +26,7 @@ from enroot_slurm.rootfs import tar  # noqa: E402  the path comes first
 from enroot_slurm.rootfs.entrypoint import RcLayer  # noqa: E402
 from enroot_slurm.rootfs.merge import Merge  # noqa: E402
 from enroot_slurm.rootfs.tar_writer import header  # noqa: E402
-from enroot_slurm.squashfs.joining.join import link  # noqa: E402
+from enroot_slurm.squashfs.joining.join import join_layers  # noqa: E402
 from enroot_slurm.squashfs.options import SquashOptions  # noqa: E402
 from enroot_slurm.squashfs.writing.writer import ImageWriter  # noqa: E402
 
@@ -88,7 +88,9 @@ def _measure(size: int) -> dict[str, float]:
 def _join(directory: Path) -> int:
     layers = sorted(directory.glob("?.sqsh"))
     wall, cpu = time.perf_counter(), time.process_time()
-    block = link(directory / "joined", layers, (b"etc",), ((b"etc/rc", b"rc\n"),), now=0, on_copied=lambda _: None)
+    block = join_layers(
+        directory / "joined", layers, (b"etc",), ((b"etc/rc", b"rc\n"),), now=0, on_copied=lambda _: None
+    )
     print(
         json.dumps(
             {

@@ -58,8 +58,10 @@ _LOCKS = (
 
 def kind_of(path: str) -> str | None:
     """What the file *path*, relative to the cache, is by its name; None: it is not ours."""
+    # By the directory first: a large cache has hundreds of thousands of names. Temporaries are anywhere.
+    first = f"{path.partition('/')[0]}/"
     for kind, pattern in _KINDS.items():
-        if re.fullmatch(pattern, path, re.ASCII):
+        if (kind == "temporary" or pattern.startswith(first)) and re.fullmatch(pattern, path, re.ASCII):
             return kind
     return None
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.tree import CacheFile
 
-__all__ = ["Lease", "Leases", "lease_key"]
+__all__ = ["Lease", "Leases", "lease_key", "leased_keys", "leases_of"]
 
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,150}", re.ASCII)
 _KEY_LENGTH = 32
@@ -110,6 +110,12 @@ class Leases:
         """All leases that can be understood."""
         with Tree(self._root) as tree:
             yield from leases_of(tree, tree.entries("jobs"))
+
+
+def leased_keys(tree: Tree) -> set[str]:
+    """The keys (`lease_key`) of all images of the cache *tree* that have a lease, from the names of files alone."""
+    names = (name for job in tree.names("jobs") for name in tree.names(f"jobs/{job}"))
+    return {name.rsplit(".", 2)[1] for name in names if name.endswith(".lease") and name.count(".") > 1}
 
 
 def leases_of(tree: Tree, entries: Iterator[CacheFile]) -> Iterator[Lease]:

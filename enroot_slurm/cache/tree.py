@@ -67,6 +67,12 @@ class Tree:
         with contextlib.suppress(OSError), self._opened(below) as fd:
             yield from _entries(fd, below)
 
+    def names(self, below: str) -> list[str]:
+        """The names in the directory *below*, whatever they are; none if it can't be listed."""
+        with contextlib.suppress(OSError), self._opened(below) as fd:
+            return os.listdir(fd)  # noqa: PTH208 - a descriptor has no path
+        return []
+
     def read(self, entry: CacheFile, limit: int) -> bytes:
         """What is in the file, if it is still the one that was listed.
 

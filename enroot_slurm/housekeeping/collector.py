@@ -17,16 +17,17 @@ import contextlib
 import fcntl
 import os
 import re
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.layout import locks_of, maker_of
-from enroot_slurm.cache.leases import lease_key
+from enroot_slurm.cache.leases import lease_key, leased_keys
 from enroot_slurm.cache.pins import pin_of
 from enroot_slurm.cache.tree import Tree
 from enroot_slurm.housekeeping.inventory import KINDS, inventory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.cache.locks import Locks
@@ -40,6 +41,7 @@ IDLE = 3600.0
 _SILENT = 300.0  # seconds without a write after which a file may be an orphan, or of use to nobody
 _ABANDONED = 86400.0  # and after which it is one even where locks say nothing
 _MAX_WARNINGS = 20
+_BATCH = 200  # things that are taken at once: each has a lock, which is an open file
 _REFERENCE = re.compile(r"locks/reference-([0-9.]+)-[0-9a-f]{32}\.lock", re.ASCII)
 
 
@@ -184,20 +186,15 @@ class Collector:
                 self._remove([entry], "note", "out of date")
 
     def _leftovers(self, found: Inventory, items: Iterable[Item]) -> None:
-        for item in items:
-            if not item.complete and all(found.time - file.mtime >= _SILENT for file in item.files):
-                self._collect(item, "incomplete, or not what was published")
+        old = [i for i in items if not i.complete and all(found.time - file.mtime >= _SILENT for file in i.files)]
+        self._collect(old, "incomplete, or not what was published")
 
     # What could be of use.
 
     def _aged(self, found: Inventory, idle: list[Item], limits: Limits) -> int:
         """Collect what is too old, then what is too much; how many bytes are too much still."""
-        left = []
-        for item in idle:
-            if not limits.max_age or found.time - item.used < limits.max_age:
-                left.append(item)
-            else:
-                self._collect(item, "not used for the maximum age")
+        aged = dict.fromkeys(item for item in idle if limits.max_age and found.time - item.used >= limits.max_age)
+        self._collect(list(aged), "not used for the maximum age")
         if not limits.high or not found.size:
             return 0
         freed = sum(each.size for each in self._removed)
@@ -206,31 +203,66 @@ class Collector:
             above = excess(limits, found.size, file_system, freed)
         else:
             above = excess(limits, found.size, file_system)  # which knows what has gone
-        for item in left:
-            if above <= 0:
-                break
-            if item.kind != "manifest" and self._collect(item, "above the high watermark"):
-                above -= item.size
+        left = [item for item in idle if item.kind != "manifest" and item not in aged]
+        while above > 0 and left:
+            least = next((n for n, size in enumerate(accumulate(item.size for item in left), 1) if size >= above), None)
+            above -= self._collect(left[:least], "above the high watermark")
+            left = left[least:] if least else []
         return max(0, above)
 
-    def _collect(self, item: Item, reason: str) -> bool:
-        """Remove *item* if nobody works on it, and it was not used since it was listed."""
-        name = next(iter(locks_of(item.path)), "")
-        if self._dry_run:
-            taken = not name or not self._is_held(name)
-        else:
-            with contextlib.ExitStack() as stack:
-                held = not name or stack.enter_context(self._locks.lock(name).attempt())
+    def _collect(self, items: Sequence[Item], reason: str) -> int:
+        """Remove the *items* that nobody works on, and that were not used since they were listed; the bytes freed."""
+        freed = 0
+        for begin in range(0, len(items), _BATCH):
+            batch = items[begin : begin + _BATCH]
+            taken = self._would_take(batch) if self._dry_run else self._take(batch)
+            for item in taken:
+                self._removed.append(Removed(item.kind, item.path, item.size, item.used, reason))
+                freed += item.size
+            self._busy += len(batch) - len(taken)
+        return freed
+
+    def _would_take(self, batch: Iterable[Item]) -> list[Item]:
+        locks = ((item, next(iter(locks_of(item.path)), "")) for item in batch)
+        return [item for item, name in locks if not name or not self._is_held(name)]
+
+    def _take(self, batch: Sequence[Item]) -> list[Item]:
+        """Remove the items of *batch* that may go; these.
+
+        All images of the batch lose their names before the leases are looked at, once for all of them: there are far
+        more leases than images.
+        """
+        taken: set[Item] = set()
+        hidden: dict[Item, CacheFile] = {}
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._show, hidden)  # whatever happens, the rest gets its names back
+            for item in batch:
+                name = next(iter(locks_of(item.path)), "")
                 try:
-                    taken = held and self._unchanged(item) and self._take(item)
+                    if name and not stack.enter_context(self._locks.lock(name).attempt()):
+                        continue
+                    if not self._unchanged(item):
+                        continue
+                    if item.kind == "image" and item.files[0].path == item.path:
+                        hidden[item] = self._hide(item.files[0])
+                        continue
+                    self._remove_all(item.files)
                 except OSError as error:
                     self._failed(item.path, error)
-                    return False
-        if taken:
-            self._removed.append(Removed(item.kind, item.path, item.size, item.used, reason))
-        else:
-            self._busy += 1
-        return taken
+                    continue
+                taken.add(item)
+            leased = leased_keys(self._tree) if hidden else set()
+            for item, image in list(hidden.items()):
+                if lease_key(item.path) in leased or self._tree.look(pin_of(item.path)) is not None:
+                    continue
+                try:
+                    self._remove_all((image, *item.files[1:]))
+                except OSError as error:
+                    self._failed(item.path, error)
+                    continue
+                del hidden[item]
+                taken.add(item)
+        return [item for item in batch if item in taken]
 
     def _unchanged(self, item: Item) -> bool:
         for file in item.files:
@@ -241,33 +273,25 @@ class Collector:
                 return False
         return True
 
-    def _take(self, item: Item) -> bool:
-        image, *others = item.files
-        if item.kind == "image" and image.path == item.path:
-            if not self._take_image(image):
-                return False
-        else:
-            self._tree.remove(image)
-        for file in others:
-            self._tree.remove(file)
-        return True
-
-    def _take_image(self, image: CacheFile) -> bool:
+    def _hide(self, image: CacheFile) -> CacheFile:
+        """Take the name of the *image* away: the file, under a private name."""
         directory, _, name = image.path.rpartition("/")
         private = f".{name.partition('-')[2][:12]}.{self._place.unique()}.tmp"
         self._tree.rename(image.path, private)
-        hidden = image._replace(path=f"{directory}/{private}")
-        if self._is_wanted(image.path) and self._tree.look(image.path) is None:
-            self._tree.rename(hidden.path, name)
-            return False
-        self._tree.remove(hidden)
-        return True
+        return image._replace(path=f"{directory}/{private}")
 
-    def _is_wanted(self, image: str) -> bool:
-        """Whether the *image* has been leased or pinned meanwhile."""
-        end = f".{lease_key(image)}.lease"
-        leased = any(entry.path.endswith(end) for entry in self._tree.entries("jobs"))
-        return leased or self._tree.look(pin_of(image)) is not None
+    def _show(self, hidden: Mapping[Item, CacheFile]) -> None:
+        """Give *hidden* images their names back, unless others have these meanwhile."""
+        for item, image in hidden.items():
+            with contextlib.suppress(OSError):
+                if self._tree.look(item.path) is None:
+                    self._tree.rename(image.path, item.path.rpartition("/")[2])
+                else:
+                    self._tree.remove(image)
+
+    def _remove_all(self, files: Iterable[CacheFile]) -> None:
+        for file in files:
+            self._tree.remove(file)
 
     def _remove(self, entries: Iterable[CacheFile], kind: str, reason: str) -> None:
         for entry in entries:

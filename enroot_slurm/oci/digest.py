@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from hashlib import _Hash
 
 __all__ = ["Digest", "hash_of_text"]
@@ -59,7 +61,15 @@ class Digest(NamedTuple):
 
 def hash_of_text(text: str, digits: int) -> str:
     """The first *digits* hexadecimal digits of the SHA-256 of a short *text*: for names of files."""
-    # hashlib loads OpenSSL, which takes longer than all else that is done about an image in the cache.
+    return str(_sha256()(text.encode()).hexdigest()[:digits])
+
+
+@cache
+def _sha256() -> Callable[[bytes], _Hash]:
+    """SHA-256 without hashlib, which loads OpenSSL: that takes longer than all else of a hit in the cache.
+
+    Looked for once: a failed import searches all of sys.path each time.
+    """
     try:
         from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - Python 3.12
     except ImportError:
@@ -67,4 +77,4 @@ def hash_of_text(text: str, digits: int) -> str:
             from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
         except ImportError:
             from hashlib import sha256  # noqa: PLC0415
-    return str(sha256(text.encode()).hexdigest()[:digits])
+    return sha256  # type: ignore[no-any-return,unused-ignore]

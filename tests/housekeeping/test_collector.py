@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -219,6 +220,46 @@ def test_an_image_that_is_leased_meanwhile_stays(cache):
     assert meanwhile(cache, lease) == ([other], 1)
     assert files_of(image.parent)[image.name] == before
     assert [path for path in image.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_leases_are_looked_at_once_for_many_images(cache):
+    """A collection's cost does not multiply images by leases: directories of leases are listed once for 200 images."""
+    leased = cache.image("leased", age=OLD)
+    for number in range(1, 31):
+        Leases(cache.root).lease(leased, f"{number}.0", "n1")
+    for number in range(250):
+        cache.image(f"i{number}", age=OLD, size=10)
+    listings: list[object] = []
+    watching = True
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "os.listdir":
+            listings.append(arguments)
+
+    sys.addaudithook(hook)
+    report = run(cache, EVERYTHING, jobs=lambda: frozenset(range(1, 31)))
+    watching = False
+    assert len(report.removed) == 250
+    assert leased.exists()
+    assert 31 <= len(listings) <= 2 * 31  # two batches of up to 200, each: the 30 jobs, and what lists them
+
+
+def test_an_interrupted_collection_gives_names_back(cache):
+    """A signal between the two looks at an image costs nothing: the image is under its name, or gone as a whole."""
+    images = [cache.image(f"i{number}", age=OLD) for number in range(3)]
+    Leases(cache.root).lease(cache.image("other"), "1.0", "n1")
+    watching = True
+
+    def hook(event: str, _: tuple[object, ...]) -> None:
+        if watching and event == "os.listdir":
+            raise KeyboardInterrupt
+
+    sys.addaudithook(hook)
+    with pytest.raises(KeyboardInterrupt):
+        run(cache, EVERYTHING, jobs=lambda: frozenset({1}))
+    watching = False
+    assert all(image.exists() for image in images)
+    assert [path for path in images[0].parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_image_that_is_pinned_meanwhile_stays(cache):
