@@ -61,9 +61,11 @@ def check_untamperable(root: Path, owner: int, *, strict: bool = True) -> None:
     Raises: Untrusted, with the commands that would mend it; OSError.
     """
     flaws = []
+    # Once: each look costs a shared file system a call for each directory on the way.
+    real = root.resolve()
     # Names on the way that are symbolic links count as well as what they lead to.
-    for path in dict.fromkeys([*_upwards(Path(os.path.abspath(root))), *_upwards(root.resolve())]):  # noqa: PTH100
-        flaw = _flaw(path, {0, owner}, is_root=path in {root, root.resolve()}, strict=strict)
+    for path in dict.fromkeys([*_upwards(Path(os.path.abspath(root))), *_upwards(real)]):  # noqa: PTH100
+        flaw = _flaw(path, {0, owner}, is_root=path in {root, real}, strict=strict)
         if flaw:
             flaws.append(flaw)
     if flaws:

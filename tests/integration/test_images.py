@@ -216,6 +216,25 @@ def test_a_hit_reads_no_data_and_takes_no_lock(faulty, get, import_environment, 
     assert not [line for line in lines if "rename" in line or "unlink" in line or "mkdir" in line]
 
 
+def test_a_hit_asks_the_file_system_little(faulty, get, import_environment, cache, tmp_path) -> None:
+    """A hit looks at each directory from the cache to the image, opens sidecar and image, and asks nothing twice.
+
+    On a shared file system each of these may be a message to a server.
+    """
+    require_tools("strace")
+    uri = serve(faulty, image())
+    get(uri)
+    digest = json.loads(get("--json", uri).stdout)["digest"]
+    log = tmp_path / "strace"
+    subprocess.run(
+        ["strace", "-f", "-e", "trace=%file", "-o", log, *COMMAND, "get", f"{uri}@{digest}"],
+        env=import_environment,
+        check=True,
+    )
+    calls = [line for line in log.read_text().splitlines() if f'"{cache}' in line]
+    assert 5 <= len(calls) <= 9, calls
+
+
 def test_find_image(faulty, config) -> None:
     """Nobody is asked: a digest or what the job has resolved is found, a tag is not; a wrong URI is an error."""
     uri = serve(faulty, image())
