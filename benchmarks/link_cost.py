@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+
+from support.layer_images import opened  # noqa: E402
+from support.tar_writer import header  # noqa: E402
 
 from enroot_slurm.rootfs import tar  # noqa: E402  the path comes first
 from enroot_slurm.rootfs.entrypoint import RcLayer  # noqa: E402
 from enroot_slurm.rootfs.merge import Merge  # noqa: E402
-from enroot_slurm.rootfs.tar_writer import header  # noqa: E402
 from enroot_slurm.squashfs.joining.join import join_layers  # noqa: E402
 from enroot_slurm.squashfs.options import SquashOptions  # noqa: E402
 from enroot_slurm.squashfs.writing.writer import ImageWriter  # noqa: E402
@@ -73,7 +75,11 @@ def _measure(size: int) -> dict[str, float]:
                 _files(range(low), b"old"),
             )
         ):
-            with ThreadPoolExecutor() as pool, ImageWriter(directory / f"{number}.sqsh", _OPTIONS, pool) as writer:
+            with (
+                ThreadPoolExecutor() as pool,
+                opened(directory / f"{number}.sqsh") as file,
+                ImageWriter(file, _OPTIONS, pool) as writer,
+            ):
                 merge = Merge(writer, RcLayer((), ()), 0, limit=1 << 40, markers=True)
                 merge.add_layer(lambda archive=archive: archive)
                 merge.finish()
@@ -88,9 +94,8 @@ def _measure(size: int) -> dict[str, float]:
 def _join(directory: Path) -> int:
     layers = sorted(directory.glob("?.sqsh"))
     wall, cpu = time.perf_counter(), time.process_time()
-    block = join_layers(
-        directory / "joined", layers, (b"etc",), ((b"etc/rc", b"rc\n"),), now=0, on_copied=lambda _: None
-    )
+    with opened(directory / "joined") as file:
+        block = join_layers(file, layers, (b"etc",), ((b"etc/rc", b"rc\n"),), now=0)
     print(
         json.dumps(
             {

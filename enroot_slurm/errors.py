@@ -18,7 +18,7 @@ through `printable`, and never hold a secret.
         UnsupportedImage              well-formed, but of a kind that is not handled
       StorageError                7   a file or directory of this machine: full, refused, already there
         OutputExists
-      ConversionError             8   mksquashfs, or another program, failed
+      ConversionError             8   a library or a program that converts is missing or failed
       WorkerFailed                1   a process of ours ended, or was ended, without a result
       Interrupted               130   a signal (128 + its number)
 
@@ -142,7 +142,7 @@ class OutputExists(StorageError):
 
 
 class ConversionError(EnrootSlurmError):
-    """A program that converts (mksquashfs, a decompressor) is missing or failed."""
+    """A library or a program that converts (a compressor, a decompressor) is missing or failed."""
 
     exit_code = 8
 

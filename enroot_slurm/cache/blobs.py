@@ -19,10 +19,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache.directory import unwritable, write_all
+from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.layers import LayerStore
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.errors import IntegrityError
+from enroot_slurm.system.publish import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

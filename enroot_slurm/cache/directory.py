@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.layout import maker_of
 from enroot_slurm.errors import StorageError, shortage
+from enroot_slurm.system.publish import draft, unique, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["CacheDirectory", "SharedCache", "sync_directory", "unwritable", "write_all"]
+    from enroot_slurm.system.publish import Draft
+
+__all__ = ["CacheDirectory", "SharedCache", "unwritable"]
 
 
 class CacheDirectory(NamedTuple):
@@ -48,68 +50,28 @@ class CacheDirectory(NamedTuple):
 
     def unique(self) -> str:
         """A word that no other process has, on any node: ``HOST.JOB.PID.RANDOM``."""
-        return f"{os.uname().nodename}.{self.job or '-'}.{os.getpid()}.{os.urandom(4).hex()}"
+        return unique(self.job or "-")
 
     @contextlib.contextmanager
-    def temporary(self, path: Path, name: str) -> Iterator[Path]:
-        """A file name beside *path*, with *name* in it, that no other process has; what is there at the end is removed.
+    def draft(self, path: Path, name: str) -> Iterator[Draft]:
+        """A file that is to become *path*, under a temporary name with *name* in it, which is removed at the end.
 
-        So is, now, what processes that were killed on this host have left for *name*.
+        So is, now, what processes that were killed on this host have left for *name*.  Raises: OSError.
         """
         with contextlib.suppress(OSError):
             for left in path.parent.glob(f".{name}.*.tmp"):
                 maker = maker_of(left.name, os.uname().nodename)
                 if maker is not None and not os.path.lexists(f"/proc/{maker}"):
                     left.unlink()
-        temporary = path.with_name(f".{name}.{self.unique()}.tmp")
-        try:
-            yield temporary
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with draft(path.with_name(f".{name}.{self.unique()}.tmp")) as file:
+            yield file
 
     def write(self, path: Path, content: bytes, *, replace: bool = True) -> bool:
         """Let *path* be a file with *content*, complete at any time; False if there is one and not to *replace* it.
 
         Its directory has to be there.  Raises: OSError.
         """
-        temporary = path.with_name(f".{path.name[:64]}.{self.unique()}.tmp")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600)
-        try:
-            try:
-                write_all(fd, content)
-                os.fchmod(fd, self.mode)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            if replace:
-                temporary.replace(path)
-            elif not _name(temporary, path):
-                return False
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
-        return True
-
-
-def _name(temporary: Path, path: Path) -> bool:
-    """Give the file *temporary* the name *path* as well, unless there is such a file; whether it has it."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        # NFS may do what it is asked, lose its answer, and be asked again.
-        with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(path.lstat(), temporary.lstat())
-        return False
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}:
-            raise
-        # A file system without hard links: between the look and the rename another file could appear.
-        if os.path.lexists(path):
-            return False
-        temporary.replace(path)
-    return True
+        return write_file(path, content, self.job or "-", mode=self.mode, replace=replace)
 
 
 class SharedCache:
@@ -134,22 +96,6 @@ def unwritable(path: Path, error: OSError) -> StorageError:
         f"can't write to {error.filename2 or error.filename or path}: {error.strerror}",
         hint="Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",
     )
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of *data*.  Raises: OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def sync_directory(path: Path) -> None:
-    """Let names in *path* survive a crash.  Raises: OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _make(path: Path, mode: int, *, parents: bool = False) -> None:

@@ -17,7 +17,6 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.directory import sync_directory
 from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
 from enroot_slurm.errors import EnrootSlurmError, StorageError
 from enroot_slurm.oci.digest import hash_of_text
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.system.publish import Draft
 
 __all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "recipe_of"]
 
@@ -134,26 +134,24 @@ class ImageFile(NamedTuple):
             raise Unusable(f"the cached image can't be used: {error}") from None
         return sidecar
 
-    def temporary(self, place: CacheDirectory) -> contextlib.AbstractContextManager[Path]:
-        """A name in the directory of the image that no other process has; what is left there at the end is removed."""
-        return place.temporary(self.path, self.path.name[7:19])
+    def draft(self, place: CacheDirectory) -> contextlib.AbstractContextManager[Draft]:
+        """The image without its name, in its directory; what is left there at the end is removed."""
+        return place.draft(self.path, self.path.name[7:19])
 
-    def publish(self, temporary: Path, place: CacheDirectory, like: Sidecar) -> Sidecar:
-        """Give the complete image at *temporary* its name; what *like* says of it, with its size, time and hash.
+    def publish(self, file: Draft, place: CacheDirectory, like: Sidecar) -> Sidecar:
+        """Give the complete image *file* its name; what *like* says of it, with its size, time and hash.
 
         Raises: OSError.
         """
-        with temporary.open("rb") as file:
-            # 0444 for everybody's, since the owner writes it no more either.
-            os.fchmod(file.fileno(), 0o444 if place.public else 0o400)
-            import threading  # noqa: PLC0415
+        # 0444 for everybody's, since the owner writes it no more either.
+        os.fchmod(file.fd, 0o444 if place.public else 0o400)
+        import threading  # noqa: PLC0415
 
-            syncing = threading.Thread(target=_quietly_sync, args=(file.fileno(),), daemon=True)
-            syncing.start()  # the disk works while we hash
-            sha256 = _sha256(file)
-            syncing.join()
-            os.fsync(file.fileno())
-            status = os.fstat(file.fileno())
+        syncing = threading.Thread(target=_quietly_sync, args=(file.fd,), daemon=True)
+        syncing.start()  # the disk works while we hash
+        sha256 = _sha256(file.fd)
+        syncing.join()
+        status = os.fstat(file.fd)
         sidecar = like._replace(
             size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256, created=int(time.time())
         )
@@ -166,8 +164,7 @@ class ImageFile(NamedTuple):
             if (found := self._published()) is not None:
                 return found
             time.sleep(0.02)
-        temporary.replace(self.path)
-        sync_directory(self.path.parent)
+        file.publish(self.path, replace=True)
         return sidecar
 
     def _published(self) -> Sidecar | None:
@@ -198,13 +195,15 @@ def _check_directory(path: Path, owners: set[int]) -> None:
         raise Untrusted(f"{path} is writable by others", hint=f"Run: chmod go-w {path}")
 
 
-def _sha256(file: BinaryIO) -> str:
+def _sha256(fd: int) -> str:
     import hashlib  # noqa: PLC0415 - a hit has no use for it
 
     hasher = hashlib.sha256()
     buffer = memoryview(bytearray(_READ))
-    while count := file.readinto(buffer):  # type: ignore[attr-defined]
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
         hasher.update(buffer[:count])
+        at += count
     return hasher.hexdigest()
 
 

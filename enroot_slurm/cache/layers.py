@@ -1,7 +1,7 @@
 """Layer images by what is in them: made once, and joined into every image that has the layer.
 
     ROOT/layers/RECIPE/sha256-HEX.sqsh    one layer as squashfs; HEX is its diff_id
-    ROOT/layers/RECIPE/sha256-HEX.json    that digest, and the file's size and time, written before it gets its name
+    ROOT/layers/RECIPE/sha256-HEX.json    its `LayerSidecar`, written before the image gets its name
     ROOT/locks/layer-RECIPE-HEX.lock      who makes it
 
 A layer is known by its diff_id, not by its blob's digest: what it is compressed with makes no difference here.
@@ -24,13 +24,44 @@ if TYPE_CHECKING:
     from enroot_slurm.cache.directory import CacheDirectory, SharedCache
     from enroot_slurm.cache.locks import Lock
     from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.system.publish import Draft
 
-__all__ = ["CachedLayer", "LayerStore"]
+__all__ = ["CachedLayer", "LayerSidecar", "LayerStore"]
 
 _FORMAT = 1
 """To be raised when layer images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
 _MAX_SIDECAR = 4096
+
+
+class LayerSidecar(NamedTuple):
+    """What is known of a layer's image."""
+
+    layer: str
+    """The diff_id, so that nobody can pass off one layer as another by giving its files other names."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    crc32: str
+    """The image's `system.checksum.Checksum`."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> LayerSidecar:
+        """The sidecar in *content*.  Raises: ValueError."""
+        fields = json.loads(content)
+        if not isinstance(fields, dict) or set(fields) != set(cls._fields):
+            raise ValueError("not a sidecar of this version")
+        sidecar = cls(**fields)
+        if [type(value) for value in sidecar] != [str, int, int, str]:
+            raise ValueError("a field is of another type")
+        return sidecar
+
+    def is_of(self, layer: str, size: int, mtime_ns: int) -> bool:
+        """Whether it tells of this image."""
+        return (self.layer, self.size, self.mtime_ns) == (layer, size, mtime_ns)
+
+    def __bytes__(self) -> bytes:
+        return json.dumps(self._asdict()).encode()
 
 
 class LayerStore:
@@ -89,29 +120,29 @@ class CachedLayer(NamedTuple):
         """Whether the image is there, is the file that was published, and nobody can have changed it."""
         owners = {0, os.geteuid()} if self.shared is None else self.shared.owners
         try:
-            expected = json.loads(read_trusted(self.sidecar, owners, _MAX_SIDECAR))
+            sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, _MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
-                return bool(expected == self._identity(os.fstat(file.fileno())))
+                status = os.fstat(file.fileno())
+                return sidecar.is_of(str(self.diff_id), status.st_size, status.st_mtime_ns)
         except (OSError, ValueError, Untrusted):
             return False
 
-    def temporary(self) -> contextlib.AbstractContextManager[Path]:
-        """A name in the directory of the image that no other process has; removed at the end if still there."""
+    def draft(self) -> contextlib.AbstractContextManager[Draft]:
+        """The image without its name, in its directory; what is left there at the end is removed."""
         assert self.place is not None
-        return self.place.temporary(self.path, self.diff_id.short)
+        return self.place.draft(self.path, self.diff_id.short)
 
-    def publish(self, temporary: Path) -> None:
-        """Give the complete image at *temporary* its name, unless another process has been faster.  Raises: OSError."""
+    def publish(self, file: Draft, checksum: str) -> None:
+        """Give the complete image *file* its name, unless another process has been faster.  Raises: OSError."""
         assert self.place is not None
         if self.ready:  # locks do nothing here, or we were left behind
             return
-        with temporary.open("rb") as file:
-            os.fchmod(file.fileno(), self.place.mode)
-            os.fsync(file.fileno())
-            identity = self._identity(os.fstat(file.fileno()))
+        os.fchmod(file.fd, self.place.mode)
+        status = os.fstat(file.fd)
+        sidecar = LayerSidecar(str(self.diff_id), status.st_size, status.st_mtime_ns, checksum)
         # Whoever looks between the two renames finds a file that is not the one described, and makes it again.
-        self.place.write(self.sidecar, json.dumps(identity).encode())
-        temporary.replace(self.path)
+        self.place.write(self.sidecar, bytes(sidecar))
+        file.publish(self.path, replace=True)
 
     def discard(self) -> None:
         """Remove the image from the cache, or let this process not use the other cache's one any more."""
@@ -121,7 +152,3 @@ class CachedLayer(NamedTuple):
         for path in (self.path, self.sidecar):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-    def _identity(self, status: os.stat_result) -> dict[str, object]:
-        # The digest, so that nobody can pass off one layer as another by giving its files other names.
-        return {"layer": str(self.diff_id), "size": status.st_size, "mtime_ns": status.st_mtime_ns}

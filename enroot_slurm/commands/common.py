@@ -20,7 +20,7 @@ exit status:
   0  success                                5  the registry can't be reached, or fails
   1  an unexpected error                    6  data is damaged, or of an unknown kind
   2  wrong usage, reference or settings     7  a local file: it exists, no space, no permission
-  3  no such image, tag or platform         8  mksquashfs or another program failed
+  3  no such image, tag or platform         8  a library or program is missing or failed
   4  the registry denies access             9  the doctor has found an error
                                             128+N  ended by signal N (130: Ctrl-C)
 """

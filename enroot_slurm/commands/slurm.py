@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from enroot_slurm.commands.common import progress, tell
 from enroot_slurm.errors import ConversionError, printable
-from enroot_slurm.system.interrupts import stop_timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -246,7 +245,6 @@ def _help_of(program: str) -> str:
 def _become(program: str, words: list[str], environment: Mapping[str, str] | None = None) -> NoReturn:
     """Let *program* take the place of this process: signals and its exit status are its own."""
     sys.stdout.flush()
-    stop_timer()
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored would stay so
         signal.signal(number, signal.SIG_DFL)
     try:

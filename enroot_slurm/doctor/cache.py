@@ -16,8 +16,8 @@ from enroot_slurm.doctor.mounts import check_mount
 from enroot_slurm.doctor.sharing import Traces, check_team
 from enroot_slurm.doctor.team import Team
 from enroot_slurm.errors import EnrootSlurmError
-from enroot_slurm.importing.output import can_share_blocks
 from enroot_slurm.progress import size_text
+from enroot_slurm.system.file_copy import can_share_blocks
 from enroot_slurm.system.mounts import mount_of, read_mounts
 from enroot_slurm.system.privilege import run
 

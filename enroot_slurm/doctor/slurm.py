@@ -19,7 +19,6 @@ from enroot_slurm.doctor.slurmconf import (
     plugins_of,
     private_directories,
 )
-from enroot_slurm.progress import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,9 +186,8 @@ def _flags(conf: SlurmConf, config: Config) -> Iterator[Finding]:
     if "runinjob" in flags:
         yield warning(
             "slurm.run_in_job",
-            f"PrologFlags has RunInJob: an import takes up to {size_text(config.squash_memory)} of its job's memory, "
-            "and ends with the job",
-            "Take RunInJob out of PrologFlags, or set squash_memory below what the smallest jobs have.",
+            "PrologFlags has RunInJob: an import takes of its job's memory, and ends with the job",
+            "Take RunInJob out of PrologFlags.",
         )
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.cache.layers import LayerSidecar
 from enroot_slurm.cache.layout import locks_of
 from enroot_slurm.cache.tree import Tree
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.system.checksum import Checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.cache.locks import Locks
@@ -110,15 +111,15 @@ class Verifier:
             self._missing(item, "")
         image, sidecar = item.files
         try:
-            known = json.loads(self._tree.read(sidecar, _MAX_SIDECAR))
-            expected = {"layer": item.digest, "size": image.size, "mtime_ns": image.identity[-1]}
-            wrong = {key: known.get(key) for key in expected} != expected
-            sha256 = known.get("sha256")
-        except (ValueError, AttributeError):
+            known = LayerSidecar.parse(self._tree.read(sidecar, _MAX_SIDECAR))
+        except ValueError:
             raise _WrongError("its sidecar can't be understood") from None
-        if wrong:
+        if not known.is_of(item.digest, image.size, image.identity[-1]):
             raise _WrongError("it is not the file that was published: its sidecar says another size or time")
-        if sha256 is not None and self._hash(image, "sha256") != sha256:
+        checksum = Checksum()
+        for chunk in self._content(image):
+            checksum.add(chunk)
+        if checksum.hexdigest() != known.crc32:
             raise _WrongError("its content is not what its sidecar says")
 
     def _missing(self, item: Item, otherwise: str) -> None:
@@ -129,11 +130,15 @@ class Verifier:
 
     def _hash(self, entry: CacheFile, algorithm: str) -> str:
         hasher = hashlib.new(algorithm)
+        for chunk in self._content(entry):
+            hasher.update(chunk)
+        return hasher.hexdigest()
+
+    def _content(self, entry: CacheFile) -> Iterator[bytes]:
         fd = self._tree.open(entry)
         try:
             while chunk := os.read(fd, _READ):
-                hasher.update(chunk)
+                yield chunk
                 self._read(len(chunk))
         finally:
             os.close(fd)
-        return hasher.hexdigest()

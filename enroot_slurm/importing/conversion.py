@@ -16,17 +16,17 @@ from enroot_slurm.cache import locks
 from enroot_slurm.cache.blobs import CachedBlobDamaged, unwritable
 from enroot_slurm.cache.crew import Crew
 from enroot_slurm.errors import IntegrityError, StorageError
-from enroot_slurm.importing.image_writers import Squasher
 from enroot_slurm.importing.layer_streams import LayerStreams
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
 from enroot_slurm.squashfs.format.superblock import CannotJoin, unwritten
 from enroot_slurm.squashfs.joining.join import join_layers
+from enroot_slurm.squashfs.writing.workshop import Workshop
+from enroot_slurm.system.checksum import Checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from enroot_slurm.cache.blobs import BlobStore
     from enroot_slurm.cache.fetch import ReadBlob
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.progress import Progress
     from enroot_slurm.settings.config import Config
+    from enroot_slurm.system.publish import Draft
 
 __all__ = ["Conversion"]
 
@@ -72,7 +73,7 @@ class Conversion:
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
-    def run(self, image: Path) -> None:
+    def run(self, image: Draft) -> None:
         """Write *image*.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError and what else the download raises.
@@ -89,7 +90,7 @@ class Conversion:
             hint=f"Check the file system of {self._config.cache_path}, or set ENROOT_CACHE_PATH to another one.",
         )
 
-    def _run(self, image: Path) -> None:
+    def _run(self, image: Draft) -> None:
         if self._config.layer_cache and self._layers:
             try:
                 self._link(image)
@@ -101,27 +102,27 @@ class Conversion:
                 return
         self._stream(image)
 
-    def _stream(self, image: Path) -> None:
+    def _stream(self, image: Draft) -> None:
         """Write all layers into *image* at once."""
-        with self._squasher() as squasher, self._sources(self._layers[::-1]) as streams:
+        with self._workshop() as workshop, self._sources(self._layers[::-1]) as streams:
 
             def write(*, planned: bool) -> None:
-                with squasher.image(image, self._config.squash_options) as (squash, stack):
-                    merge = Merge(squash, self._rc, self._created, limit=self._config.max_unpacked)
+                with workshop.image(image) as (writer, stack):
+                    merge = Merge(writer, self._rc, self._created, limit=self._config.max_unpacked)
                     reads = [partial(streams.archive, layer, stack) for layer in reversed(self._layers)]
                     for read in _one_ahead(reads):
                         merge.add_layer(read, planned=planned)
                     merge.finish()
                     inodes = merge.inodes
                     del merge  # its names take as much memory as the tables that follow
-                    squash.finish(inodes)
+                    writer.finish(inodes)
 
             try:
                 _as_needed(write)
             except OSError as error:
-                raise unwritten(image, error) from None
+                raise unwritten(image.path, error) from None
 
-    def _link(self, image: Path) -> None:
+    def _link(self, image: Draft) -> None:
         """Make an image of each layer that has none, and join them to *image*.
 
         Raises: CannotJoin, LinkAcrossLayers.
@@ -136,8 +137,8 @@ class Conversion:
             except OSError as error:
                 raise unwritable(self._config.cache_path, error) from None
             biggest_first = sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
-            with self._squasher() as squasher, self._sources(biggest_first) as streams:
-                self._make(squasher, streams, missing, [cached[layer.diff_id] for layer in biggest_first])
+            with self._workshop() as workshop, self._sources(biggest_first) as streams:
+                self._make(workshop, streams, missing, [cached[layer.diff_id] for layer in biggest_first])
         self._progress.phase(f"joining {len(self._layers)} layers")
         try:
             join_layers(
@@ -148,7 +149,6 @@ class Conversion:
                 now=self._created,
                 time=options.files_time(self._epoch),
                 image_time=options.image_time(self._epoch),
-                on_copied=lambda _: None,
             )
         except CannotJoin:
             for each in cached.values():  # one of them is to blame
@@ -156,36 +156,38 @@ class Conversion:
             raise
 
     def _make(
-        self, squasher: Squasher, streams: LayerStreams, layers: dict[Digest, Layer], missing: list[CachedLayer]
+        self, workshop: Workshop, streams: LayerStreams, layers: dict[Digest, Layer], missing: list[CachedLayer]
     ) -> None:
         """Make the images of the *missing* layers."""
         size = min(self._config.max_processors, len(missing))
-        options = self._config.squash_options.for_layers
 
         def attempt(cached: CachedLayer) -> bool:
             try:
                 with locks.attempt(cached.lock) as held:
                     if cached.ready or not held:
                         return cached.ready
-                    with cached.temporary() as temporary:
-                        _as_needed(lambda planned: make(cached, temporary, planned=planned))
-                        cached.publish(temporary)
+                    with cached.draft() as file:
+                        sums: list[Checksum] = []
+                        _as_needed(lambda planned: sums.append(make(cached, file, planned=planned)))
+                        cached.publish(file, sums[-1].hexdigest())
             except OSError as error:
                 raise unwritable(self._config.cache_path, error) from None
             return True
 
-        def make(cached: CachedLayer, temporary: Path, *, planned: bool) -> None:
-            with squasher.image(temporary, options, layer=True, share=size) as (squash, stack):
-                merge = Merge(squash, _NO_RC, 0, limit=self._config.max_unpacked, markers=True)
+        def make(cached: CachedLayer, file: Draft, *, planned: bool) -> Checksum:
+            checksum = Checksum()
+            with workshop.layer(file, checksum) as (writer, stack):
+                merge = Merge(writer, _NO_RC, 0, limit=self._config.max_unpacked, markers=True)
                 merge.add_layer(partial(streams.archive, layers[cached.diff_id], stack), planned=planned)
                 merge.finish()
                 inodes = merge.inodes
                 del merge  # its names take as much memory as the tables that follow
-                squash.finish(inodes)
+                writer.finish(inodes)
+            return checksum
 
         def failed(error: BaseException) -> None:
             streams.fail(error)
-            squasher.kill()
+            workshop.kill()
 
         timeout = self._config.lock_timeout
         with Crew(missing, attempt, size=size, lock_timeout=timeout, failed=failed, parting=_PARTING) as crew:
@@ -208,8 +210,9 @@ class Conversion:
         finally:
             self.fetched |= streams.fetched
 
-    def _squasher(self) -> Squasher:
-        return Squasher(self._config, now=self._created, epoch=self._epoch)
+    def _workshop(self) -> Workshop:
+        config = self._config
+        return Workshop(config.squash_options, config.max_processors, now=self._created, epoch=self._epoch)
 
 
 def _one_ahead(reads: Sequence[Callable[[], Iterator[bytes]]]) -> Iterator[Callable[[], Iterator[bytes]]]:

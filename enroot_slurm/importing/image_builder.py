@@ -24,12 +24,12 @@ from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from enroot_slurm.importing.lookup import Lookup
     from enroot_slurm.importing.resolution import Resolution
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
+    from enroot_slurm.system.publish import Draft
 
 __all__ = ["ImageBuilder"]
 
@@ -64,9 +64,8 @@ class ImageBuilder:
         resolution, lookup, place = self._resolution, self._resolution.lookup, self._resolution.lookup.own
         file = lookup.own_file(digest)
         place.directory("images", lookup.recipe, lookup.platform.directory)
-        with file.temporary(place) as marker:
-            # NFS remembers for a while that a name was not there: a new one makes it look at the directory again.
-            marker.touch()
+        with file.draft(place):
+            pass  # NFS remembers for a while that a name was not there: a new one makes it look at the directory again
         if (found := lookup.image(digest)) is not None:
             return found
         try:
@@ -75,8 +74,8 @@ class ImageBuilder:
             resolution.progress.warn(f"{error}; it is made again")
             file.discard()
         manifest = resolution.manifest(digest)
-        with file.temporary(place) as temporary:
-            self.convert(manifest, temporary)
+        with file.draft(place) as image:
+            self.convert(manifest, image)
             resolution.progress.phase(f"publishing {digest.short}")
             known = Sidecar(
                 uri=lookup.reference.provenance,
@@ -90,10 +89,10 @@ class ImageBuilder:
                 public=place.public or resolution.repository.anonymous,
                 version=__version__,
             )
-            sidecar = file.publish(temporary, place, known)
+            sidecar = file.publish(image, place, known)
         return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=False)
 
-    def convert(self, manifest: Manifest, image: Path) -> None:
+    def convert(self, manifest: Manifest, image: Draft) -> None:
         """Make *image* of *manifest*, when it is this process' turn on this node.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
@@ -127,7 +126,12 @@ class ImageBuilder:
             if waited:
                 resolution.progress.phase(f"importing {manifest.digest.short}")
             check_space(
-                layers, image, lookup=lookup, store=self._store, config=resolution.config, warn=resolution.progress.warn
+                layers,
+                image.path.parent,
+                lookup=lookup,
+                store=self._store,
+                config=resolution.config,
+                warn=resolution.progress.warn,
             )
             try:
                 conversion.run(image)

@@ -57,6 +57,8 @@ class Resolution:
         )
         self._failures = Failures(lookup.own, lookup.key)
         self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
+        if config.origins.get("squash_memory", "default") != "default":
+            progress.warn(f"squash_memory has no use any more: remove it from {config.origins['squash_memory']}")
         if lookup.warning:
             progress.warn(lookup.warning)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.cache.images import Sidecar
 from enroot_slurm.cache.trust import Untrusted, read_trusted
 from enroot_slurm.errors import IntegrityError, StorageError
-from enroot_slurm.importing.output import can_share_blocks, room
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Manifest
 from enroot_slurm.progress import size_text
+from enroot_slurm.system.file_copy import can_share_blocks, room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -65,18 +65,18 @@ class _Need(NamedTuple):
 
 def check_space(
     layers: Sequence[Layer],
-    image: Path,
+    output: Path,
     *,
     lookup: Lookup,
     store: BlobStore,
     config: Config,
     warn: Callable[[str], None],
 ) -> None:
-    """Refuse the conversion of *layers* to the file *image*, beside what it leaves in the own cache, if it can't fit.
+    """Refuse the conversion of *layers* to a file in *output*, beside what it leaves in the own cache, if it can't fit.
 
     Raises: StorageError.
     """
-    cache, output = lookup.own.root, image.parent
+    cache = lookup.own.root
     rooms = {path: left for path in (cache, output) if (left := room(path)) is not None}
     size = sum({layer.descriptor.digest: layer.descriptor.size for layer in layers}.values())
     floor = _floor(config.min_free, cache) if cache in rooms else 0

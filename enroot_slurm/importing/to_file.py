@@ -72,16 +72,16 @@ def import_image(
         manifest = resolution.manifest(digest)
         seconds.lap("resolve")
         image = lookup.image(digest)
-        with target.temporary() as temporary:
+        with target.draft() as file:
             # The name by which an image was imported first stands in its /etc/rc, and is a part of what enroot makes.
-            if image is not None and image.uri == lookup.reference.provenance and target.copy(image.path, temporary):
+            if image is not None and image.uri == lookup.reference.provenance and target.copy(image.path, file):
                 progress.phase(f"copying {digest.short}")
             else:
-                builder.convert(manifest, temporary)
+                builder.convert(manifest, file)
             seconds.lap("convert")
 
             progress.phase(f"publishing {target.path.name}")
-            size = target.publish(temporary)
+            size = target.publish(file)
             seconds.lap("publish")
     digests = {descriptor.digest for descriptor in manifest.layers}
     fetched = len(builder.fetched)

@@ -1,4 +1,4 @@
-"""What the members of layers are written to: an image, or an archive for a program that makes one."""
+"""What the members of layers are written to: an image."""
 
 from __future__ import annotations
 

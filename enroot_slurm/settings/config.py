@@ -76,7 +76,7 @@ class Config(NamedTuple):
     transfer_retries: int
     allow_http: bool
     squash_memory: int
-    """Bytes."""
+    """Bytes; of no use any more."""
     layer_cache: bool
     """Whether each layer gets an image of its own, to be joined with others."""
     shared_cache: str

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from enroot_slurm.settings.schema import SETTINGS, Assignment, Value
+from enroot_slurm.system.publish import write_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,11 +41,8 @@ def write_snapshot(copy: Path, name: str, content: bytes, entries: list[Assignme
         directory = os.lstat(copy.parent)
         if os.geteuid() or directory.st_uid or directory.st_mode & 0o022:
             return
-        temporary = copy.with_name(f".{copy.name}.{os.getpid()}")
         known = {"key": _key(name, content), "entries": [_fields(entry) for entry in entries]}
-        temporary.write_text(json.dumps(known))
-        temporary.chmod(0o644)
-        temporary.rename(copy)
+        write_file(copy, json.dumps(known).encode(), mode=0o644)
 
 
 def _key(name: str, content: bytes) -> list[str]:

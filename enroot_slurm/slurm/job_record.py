@@ -10,7 +10,6 @@ directory is root's, so that nobody can put something else in its place.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from enroot_slurm.errors import EnrootSlurmError, StorageError, WorkerFailed, error_fields, error_of
 from enroot_slurm.slurm.policy import rule_of
 from enroot_slurm.slurm.request import Request
+from enroot_slurm.system.publish import beside, draft
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,20 +153,11 @@ class Writer(NamedTuple):
 
         Raises: OSError.
         """
-        temporary = directory / f".{job.key}.{os.getpid()}"
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
-        try:
-            _try_lock(descriptor, fcntl.LOCK_EX)
-            os.fchown(descriptor, job.uid, job.gid)
-            os.link(temporary, record_path(directory, job))
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno == errno.EEXIST:
-                return None
-            raise
-        finally:
-            temporary.unlink()
-        return cls(descriptor)
+        path = record_path(directory, job)
+        with draft(beside(path), mode=0o400) as file:
+            _try_lock(file.fd, fcntl.LOCK_EX)  # it is the open file's, so that a second descriptor keeps it
+            os.fchown(file.fd, job.uid, job.gid)
+            return cls(os.dup(file.fd)) if file.publish(path, replace=False, lasting=False) else None
 
     def ask(self, requests: list[Request]) -> None:
         """Say what is asked for."""

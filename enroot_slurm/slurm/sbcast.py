@@ -8,11 +8,11 @@ gets its mode, its time and then its name, when its size is right.  The scripts 
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConversionError, StorageError, UsageError, printable
+from enroot_slurm.system.publish import beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ class Nodes(NamedTuple):
 
         Raises: StorageError, when a node can't store a file; ConversionError without srun or sbcast.
         """
-        temporaries = [copy.target.with_name(f".{copy.target.name[:64]}.{_unique()}.tmp") for copy in copies]
+        temporaries = [beside(copy.target) for copy in copies]
         words: list[object] = []
         try:
             for copy, temporary in zip(copies, temporaries, strict=True):
@@ -145,7 +145,3 @@ def _run(command: list[str], environ: Mapping[str, str], failure: str, *, check:
 
 def _time(stat: os.stat_result) -> str:
     return f"{stat.st_mtime_ns // 10**9}.{stat.st_mtime_ns % 10**9:09}"
-
-
-def _unique() -> str:
-    return f"{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(8)}"

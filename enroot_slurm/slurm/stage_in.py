@@ -50,6 +50,7 @@ from enroot_slurm.slurm.request import Request, image_requests
 from enroot_slurm.slurm.step import StepImage, variables
 from enroot_slurm.system import privilege
 from enroot_slurm.system.privilege import Identity
+from enroot_slurm.system.publish import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
             raise error_of(left)
     found = [StepImage(*image) for image in images]
     lines = "".join(f"{name}={value}\n" for name, value in variables(found))
-    _write(_file(config, job, "paths"), lines.encode())
+    write_file(_file(config, job, "paths"), lines.encode())
     _note(config, job, {**owner, "phase": "ready"})
     return found
 
@@ -315,15 +316,7 @@ def _owner(config: Config, job: int) -> dict[str, Any]:
 
 
 def _note(config: Config, job: int, fields: dict[str, Any]) -> None:
-    _write(_file(config, job, "json"), json.dumps(fields).encode() + b"\n")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    temporary.replace(path)
+    write_file(_file(config, job, "json"), json.dumps(fields).encode() + b"\n")
 
 
 def _number(text: str) -> int:

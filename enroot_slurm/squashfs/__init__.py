@@ -1,1 +1,1 @@
-"""How an image is written: mksquashfs, and the file format it produces (squashfs 4.0)."""
+"""How an image is written, with the options of mksquashfs: the file format squashfs 4.0."""

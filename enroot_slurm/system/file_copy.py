@@ -9,10 +9,13 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from enroot_slurm.system.publish import beside, draft
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = ["FileCopy", "WriteBack", "clone"]
+__all__ = ["FileCopy", "WriteBack", "can_share_blocks", "clone", "room"]
 
 _FICLONE = 0x40049409  # linux/fs.h
 _FICLONERANGE = 0x4020940D
@@ -103,6 +106,31 @@ def clone(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def can_share_blocks(source: Path, target: Path) -> bool:
+    """Whether a file in the directory *source* can be cloned into the directory *target* (ioctl_ficlone(2))."""
+    try:
+        if source.stat().st_dev != target.stat().st_dev:
+            return False
+        # Reading is needed too: what can't be read is not cloned.
+        with draft(beside(source / "clone")) as original, draft(beside(target / "clone")) as other:
+            os.write(original.fd, b"x")
+            return clone(original.fd, other.fd)
+    except OSError:
+        return False
+
+
+def room(path: Path) -> int | None:
+    """The bytes that this process may still write in the directory *path*, but for its user's quota; None: unknown."""
+    try:
+        file_system = os.statvfs(path)
+    except OSError:
+        return None
+    if not file_system.f_blocks:  # it does not say
+        return None
+    blocks = file_system.f_bavail if os.geteuid() else file_system.f_bfree
+    return blocks * file_system.f_frsize
 
 
 def _piece(at: int, to: int, length: int) -> int:

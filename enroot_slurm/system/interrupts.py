@@ -1,13 +1,15 @@
 """The signals that end a process raise KeyboardInterrupt in it, with their number, so that everything is cleaned up.
 
 Python runs a handler between two steps of the main thread.  A signal that comes just before a system call that waits
-(for a lock, a child, a socket) has been taken when the wait begins, and nothing would end that; so a timer
-interrupts waits every second (signal(7): EINTR).  A child that is forked has no timer, whoever calls exec stops it.
+(for a lock, a child, a socket) has been taken when the wait begins, and nothing would end that.  So the kernel sends
+SIGURG every second, which interrupts waits (signal(7): EINTR).  Nobody can die of it: SIGURG is ignored by default,
+a child that is forked has no such timer, and exec and the end of a process delete it (timer_create(2)).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import signal
 import time
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-__all__ = ["SIGNALS", "interruptible", "raise_interrupts", "stop_timer"]
+__all__ = ["SIGNALS", "interruptible", "raise_interrupts"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_TICK = 1.0  # seconds
+_TICK = 1  # seconds
 
 
 def raise_interrupts(signals: Iterable[int] = SIGNALS, *, again: float = math.inf) -> None:
@@ -28,6 +30,26 @@ def raise_interrupts(signals: Iterable[int] = SIGNALS, *, again: float = math.in
 
     For *again* seconds more of them change nothing: people press Ctrl-C twice, and Slurm signals again.
     """
+    _handle(signals, again)
+    _Ticks().start()
+
+
+@contextlib.contextmanager
+def interruptible(*, again: float) -> Iterator[None]:
+    """`raise_interrupts` for the time of a context; but a signal that is ignored stays so (nohup)."""
+    previous = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGURG)}
+    ticks = _Ticks()
+    try:
+        _handle([number for number in SIGNALS if previous[number] != signal.SIG_IGN], again)
+        ticks.start()
+        yield
+    finally:
+        ticks.stop()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _handle(signals: Iterable[int], again: float) -> None:
     begin = -math.inf
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
@@ -39,23 +61,43 @@ def raise_interrupts(signals: Iterable[int] = SIGNALS, *, again: float = math.in
 
     for number in signals:
         signal.signal(number, interrupt)
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, _TICK, _TICK)
+    signal.signal(signal.SIGURG, lambda *_: None)
 
 
-@contextlib.contextmanager
-def interruptible(*, again: float) -> Iterator[None]:
-    """`raise_interrupts` for the time of a context; but a signal that is ignored stays so (nohup)."""
-    previous = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
-    try:
-        raise_interrupts([number for number in SIGNALS if previous[number] != signal.SIG_IGN], again=again)
-        yield
-    finally:
-        stop_timer()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+class _Event(ctypes.Structure):
+    """struct sigevent (sigevent(7)), whose size is 64 bytes at most."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),  # 0 is SIGEV_SIGNAL
+        ("rest", ctypes.c_char * 48),
+    )
 
 
-def stop_timer() -> None:
-    """Stop the timer, which a program that takes this one's place would die of."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
+class _Ticks:
+    """A timer of the kernel that sends SIGURG every second.
+
+    Where there is none (a limit of pending signals), a signal that comes just before a wait is taken after it.
+    """
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(None)
+        if not hasattr(self._library, "timer_create"):  # glibc before 2.34
+            self._library = ctypes.CDLL("librt.so.1")
+        self._timer: ctypes.c_void_p | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        timer, event = ctypes.c_void_p(), _Event(signal=signal.SIGURG)
+        if self._library.timer_create(time.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)):
+            return
+        self._timer = timer
+        # struct itimerspec: the interval and the first tick, in seconds and nanoseconds each.
+        self._library.timer_settime(timer, 0, (ctypes.c_long * 4)(_TICK, 0, _TICK, 0), None)
+
+    def stop(self) -> None:
+        """End."""
+        if self._timer is not None:
+            self._library.timer_delete(self._timer)
+            self._timer = None

@@ -14,6 +14,7 @@ import pytest
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.images import Sidecar, Unusable, image_file, recipe_of
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.system.publish import write_all
 
 DIGEST = Digest.of(b"manifest")
 LIKE = Sidecar("docker://x#y:1", str(DIGEST), "linux/amd64", "-comp zstd", 0, 0, "", 0, True, "1")
@@ -37,9 +38,9 @@ def look(file):
 
 
 def publish(file, place, content):
-    with file.temporary(place) as temporary:
-        temporary.write_bytes(content)
-        return file.publish(temporary, place, LIKE)
+    with file.draft(place) as draft:
+        write_all(draft.fd, content)
+        return file.publish(draft, place, LIKE)
 
 
 def test_what_is_published_is_found(file, place):
@@ -162,10 +163,10 @@ def test_what_a_killed_process_left_goes(file, place):
     with subprocess.Popen(["true"]) as ended:
         pass
     host = os.uname().nodename
-    with file.temporary(place) as temporary:
-        short = temporary.name.split(".")[1]
+    with file.draft(place) as draft:
+        short = draft.path.name.split(".")[1]
     stays = [f".{short}.elsewhere.-.{ended.pid}.00000000.tmp", f".{short}.{host}.-.{os.getpid()}.00000000.tmp"]
     for name in (*stays, f".{short}.{host}.-.{ended.pid}.00000000.tmp"):
         file.path.with_name(name).touch()
-    with file.temporary(place):
-        assert sorted(os.listdir(file.path.parent)) == sorted(stays)
+    with file.draft(place) as draft:
+        assert sorted(os.listdir(file.path.parent)) == sorted([*stays, draft.path.name])

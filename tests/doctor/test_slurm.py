@@ -102,7 +102,7 @@ def test_nothing_is_wrong(cluster) -> None:
         ({"PrologFlags": "Alloc"}, {"prolog_deadline": 20}, "prolog_flags", "error", "(20 s)"),
         ({"PrologFlags": "Alloc", "BatchStartTimeout": "5 sec"}, {}, "prolog_flags", "error", "(15 s)"),
         ({"PrologFlags": "Alloc,DeferBatch,Serial"}, {}, "serial", "warning", "Serial"),
-        ({"PrologFlags": "Alloc,DeferBatch,RunInJob"}, {}, "run_in_job", "warning", "1.0 GiB of its job's memory"),
+        ({"PrologFlags": "Alloc,DeferBatch,RunInJob"}, {}, "run_in_job", "warning", "of its job's memory"),
         ({"PrologEpilogTimeout": "65534"}, {}, "prolog_timeout", "warning", "not set"),
         ({"PrologEpilogTimeout": "15 sec"}, {}, "prolog_timeout", "error", "drain"),
         ({"PrologEpilogTimeout": "20 sec"}, {}, "prolog_timeout", "warning", "hardly"),

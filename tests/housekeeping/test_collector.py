@@ -353,7 +353,8 @@ def test_temporary_names_of_the_program(cache):
     file = image_file(cache.root, RECIPE, "linux-amd64", Digest.of(b"m"))
     for job in ("", "12.0"):
         place = cache.place._replace(job=job)
-        with file.temporary(place) as temporary:
+        with file.draft(place) as draft:
+            temporary = draft.path
             name = str(temporary.relative_to(cache.root))
             assert kind_of(name) == "temporary"
             assert file.lock.startswith(locks_of(name)[0])

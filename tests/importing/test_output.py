@@ -8,22 +8,23 @@ import pytest
 
 from enroot_slurm.errors import OutputExists, StorageError
 from enroot_slurm.importing.output import Output
+from enroot_slurm.system.publish import write_all
 
 
 def test_a_file_appears_complete(tmp_path):
     """The name is given when everything is written; nothing else stays."""
     output = Output(tmp_path / "image.sqsh", force=False)
-    with output.temporary() as temporary:
-        temporary.write_bytes(b"content")
-        assert os.listdir(tmp_path) == [temporary.name]
-        assert output.publish(temporary) == 7
+    with output.draft() as draft:
+        write_all(draft.fd, b"content")
+        assert os.listdir(tmp_path) == [draft.path.name]
+        assert output.publish(draft) == 7
     assert os.listdir(tmp_path) == ["image.sqsh"]
 
 
 def test_an_error_leaves_nothing(tmp_path):
     """An exception removes what was written."""
-    with pytest.raises(ZeroDivisionError), Output(tmp_path / "image", force=False).temporary() as temporary:
-        temporary.write_bytes(b"content")
+    with pytest.raises(ZeroDivisionError), Output(tmp_path / "image", force=False).draft() as draft:
+        write_all(draft.fd, b"content")
         1 / 0
     assert os.listdir(tmp_path) == []
 
@@ -42,12 +43,12 @@ def test_an_existing_file_is_kept(tmp_path, kind):
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
     """Who comes second gets the error, and does not replace what is there; with and without hard links."""
     if not links:
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "not permitted")))
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(PermissionError(1, "not permitted")))
     output = Output(tmp_path / "image", force=False)
-    with pytest.raises(OutputExists), output.temporary() as temporary:
-        temporary.write_text("mine")
+    with pytest.raises(OutputExists), output.draft() as draft:
+        write_all(draft.fd, b"mine")
         (tmp_path / "image").write_text("theirs")
-        output.publish(temporary)
+        output.publish(draft)
     assert (tmp_path / "image").read_text() == "theirs"
     assert os.listdir(tmp_path) == ["image"]
 
@@ -57,10 +58,10 @@ def test_force_replaces(tmp_path):
     path = tmp_path / "image"
     path.write_text("old")
     output = Output(path, force=True)
-    with output.temporary() as temporary:
-        temporary.write_text("new")
+    with output.draft() as draft:
+        write_all(draft.fd, b"new")
         assert path.read_text() == "old"
-        output.publish(temporary)
+        output.publish(draft)
     assert path.read_text() == "new"
 
 
@@ -75,6 +76,6 @@ def test_impossible_places_are_errors(tmp_path):
 def test_long_names_work(tmp_path):
     """A name of 255 bytes has room for its temporary one."""
     output = Output(tmp_path / ("x" * 255), force=False)
-    with output.temporary() as temporary:
-        temporary.write_text("x")
-        output.publish(temporary)
+    with output.draft() as draft:
+        write_all(draft.fd, b"x")
+        output.publish(draft)

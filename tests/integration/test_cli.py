@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.command import MKSQUASHFS, Running, enroot_slurm, processes_of, serve, wait_for
+from support.command import Running, enroot_slurm, processes_of, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
 from support.images import Image, Index, Layer
-from support.tools import require_tools
 
 import enroot_slurm as package
 
@@ -337,31 +336,30 @@ def test_existing_file(run, tmp_path) -> None:
     assert (tmp_path / "work" / "x").read_text() == "precious"
 
 
-def test_mksquashfs_that_refuses(faulty, run, tmp_path) -> None:
-    """8 with its own words, and the name of the setting; 8 also where there is no such compressor built in."""
-    require_tools("mksquashfs")
-    program = tmp_path / "bin" / "mksquashfs"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\nexec /usr/bin/mksquashfs "$1" "$2" -tar -comp notbuiltin\n')
-    program.chmod(0o755)
-    only = {"ENROOT_SQUASH_OPTIONS": MKSQUASHFS}
-    result = run("import", serve(faulty, image()), PATH=f"{program.parent}:{os.environ['PATH']}", **only)
+NO_LZO = """
+import ctypes
+
+class Library(ctypes.CDLL):
+    def __init__(self, name, *more, **options):
+        if name and "lzo" in name:
+            raise OSError(f"{name}: cannot open shared object file")
+        super().__init__(name, *more, **options)
+
+ctypes.CDLL = Library
+"""
+
+
+def test_a_compressor_that_is_missing(faulty, run, tmp_path) -> None:
+    """8 before a layer is fetched, with the package that lacks."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(NO_LZO)
+    options = {"ENROOT_SQUASH_OPTIONS": "-comp lzo", "PYTHONPATH": f"{tmp_path}/site:{Path.cwd()}"}
+    result = run("import", serve(faulty, made := image()), **options)
     assert result.returncode == 8, result.stderr
-    assert "is not supported" in result.stderr
-    assert "ENROOT_SQUASH_OPTIONS" in result.stderr
+    assert "'-comp lzo' needs a library" in result.stderr
+    assert "liblzo2-2" in result.stderr
+    assert faulty.count(f"/blobs/{made.blobs()[0].digest}") == 0
     assert os.listdir(tmp_path / "work") == []
-
-
-def test_mksquashfs_that_dies(faulty, run, tmp_path) -> None:
-    """8 where it is killed, as by the kernel for want of memory; the signal is told."""
-    program = tmp_path / "bin" / "mksquashfs"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\nkill -9 $$\n")
-    program.chmod(0o755)
-    only = {"ENROOT_SQUASH_OPTIONS": MKSQUASHFS}
-    result = run("import", serve(faulty, image()), PATH=f"{program.parent}:{os.environ['PATH']}", **only)
-    assert result.returncode == 8, result.stderr
-    assert "signal 9" in result.stderr
 
 
 # Streams that are not there.

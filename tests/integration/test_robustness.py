@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.command import MKSQUASHFS, Running, enroot_slurm, processes_of, serve, wait_for
+from support.command import Running, enroot_slurm, processes_of, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
 from support.images import LAYER, MTIME, Blob, Image, Layer, digest, pack
@@ -131,8 +131,6 @@ def at_phase(
         image = Image([slow_layer()])
     elif phase == "converting with gzip":
         image, gzip_program = Image([slow_layer()]), "gzip"
-    elif phase == "converting with mksquashfs":
-        image = Image([slow_layer()])
     uri = serve(faulty, image)
     if phase == "resolving":
         faulty.fault("/manifests/", stall=release)
@@ -140,8 +138,6 @@ def at_phase(
         faulty.fault(image.blobs()[0].digest, stall=release, after=MEGABYTE)
     layers = "no" if phase == "converting" else "yes"
     environment = {**environment, "ENROOT_GZIP_PROGRAM": gzip_program, "ENROOT_SLURM_LAYER_CACHE": layers}
-    if phase == "converting with mksquashfs":
-        environment["ENROOT_SQUASH_OPTIONS"] = MKSQUASHFS
     try:
         with Running("import", "-o", output, uri, environment=environment, log=tmp_path / "log") as running:
             cache = Path(environment["ENROOT_CACHE_PATH"])
@@ -162,7 +158,7 @@ def at_phase(
 @pytest.mark.parametrize(
     ("phase", "signum"),
     [(p, s) for p in ("resolving", "downloading", "converting with gzip") for s in SIGNALS]
-    + [("converting", signal.SIGTERM), ("converting with mksquashfs", signal.SIGTERM)],
+    + [("converting", signal.SIGTERM)],
 )
 def test_a_signal_leaves_nothing(phase, signum, faulty, environment, output, tmp_path) -> None:
     """A signal at any phase: its exit status, a message, no file, no process; and the next import works."""

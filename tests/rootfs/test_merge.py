@@ -9,12 +9,12 @@ import tempfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tar_writer import TarWriter
 
 from enroot_slurm.errors import IntegrityError, UnsupportedImage
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
-from enroot_slurm.rootfs.tar_writer import TarWriter
 
 NOW = 1_700_000_000
 NO_RC = RcLayer((), ())

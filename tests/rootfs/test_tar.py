@@ -11,11 +11,11 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tar_writer import TarWriter, header
 
 from enroot_slurm.errors import IntegrityError
 from enroot_slurm.rootfs import tar
 from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader, clean
-from enroot_slurm.rootfs.tar_writer import TarWriter, header
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

@@ -6,12 +6,13 @@ import errno
 import hashlib
 import io
 import os
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from support.layer_images import NOW, Member, archive, layer_image, link_layers, stream, write
+from support.layer_images import NOW, Member, archive, layer_image, link_layers, opened, stream, write
 from support.stacks import RC, STACKS, assert_equal, corners, members, mounted, mounted_equals, noise, read_mounted
 from support.tools import require_root, require_tools
 from support.tree import diff_trees, read_tree
@@ -26,6 +27,8 @@ DIR, FILE, HARDLINK = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.LNKTYPE
 COMPRESSORS = [
     "gzip",
     "gzip -Xcompression-level 1 -Xwindow-size 9",
+    "gzip -Xstrategy filtered",
+    "gzip -Xstrategy default,huffman_only,run_length_encoded,fixed -Xcompression-level 5",
     "lzo",
     "lzo -Xcompression-level 1",
     "lzo -Xalgorithm lzo1x_1_15",
@@ -33,6 +36,8 @@ COMPRESSORS = [
     "lz4 -Xhc",
     "xz",
     "xz -Xdict-size 25%",
+    "xz -Xbcj x86",
+    "xz -Xbcj arm,powerpc,sparc -Xdict-size 50%",
     "zstd",
     "zstd -Xcompression-level 1",
 ]
@@ -240,7 +245,7 @@ def test_no_space(tmp_path):
 def test_what_is_not_there(tmp_path):
     """A hard link to nothing, and inodes that nobody has counted, are errors and no image."""
     with ThreadPoolExecutor(1) as pool:
-        with ImageWriter(tmp_path / "image", SquashOptions.parse(""), pool) as writer:
+        with opened(tmp_path / "image") as file, ImageWriter(file, SquashOptions.parse(""), pool) as writer:
             with pytest.raises(ConversionError, match="a is a hard link to b"):
                 writer.hardlink(b"a", b"b")
             with pytest.raises(ConversionError, match="1 inodes of 2"):
@@ -248,8 +253,34 @@ def test_what_is_not_there(tmp_path):
     assert (tmp_path / "image").read_bytes() == b""
 
 
-@pytest.mark.parametrize("options", ["-comp gzip -Xstrategy filtered", "-comp xz -Xbcj x86"])
-def test_what_mksquashfs_alone_can(options):
-    """Some options are refused here, before anything is written."""
-    with pytest.raises(compressors.CannotCompress):
-        compressors.compressor_of(SquashOptions.parse(options))
+@pytest.mark.parametrize("options", ["-comp gzip -Xstrategy default,fixed", "-comp xz -Xbcj x86,arm"])
+def test_the_best_of_several_ways(options):
+    """With a list, each block is stored in the way that makes it shortest."""
+    blocks = [b"abcd" * 9000, noise(5000), _machine_code()]
+    compressor = compressors.compressor_of(SquashOptions.parse(options))
+    one = compressors.compressor_of(SquashOptions.parse(options.partition(" -X")[0]))
+    assert all(len(compressor.compress(block)) <= len(one.compress(block)) for block in blocks)
+    assert any(len(compressor.compress(block)) < len(one.compress(block)) for block in blocks) == ("xz" in options)
+
+
+def _machine_code():
+    """x86 calls of a few functions from everywhere, whose distances only a filter makes alike."""
+    code = bytearray()
+    while len(code) < 100_000:
+        code += noise(7, len(code)) + b"\xe8" + ((len(code) % 5 << 12) - len(code)).to_bytes(4, "little", signed=True)
+    return bytes(code)
+
+
+@pytest.mark.parametrize(("name", "package"), [("lzo", "liblzo2-2"), ("lz4", "liblz4-1"), ("zstd", "backports.zstd")])
+def test_a_library_that_is_missing(monkeypatch, name, package):
+    """The error names the compressor and what to install."""
+
+    def no(*_, **__):
+        raise OSError("cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", no)
+    monkeypatch.setitem(sys.modules, "backports", None)
+    monkeypatch.setitem(sys.modules, "compression", None)
+    with pytest.raises(ConversionError, match=f"'-comp {name}' needs a library") as caught:
+        compressors.compressor_of(SquashOptions.parse(f"-comp {name}"))
+    assert package in caught.value.hint

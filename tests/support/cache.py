@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.images import ImageFile, Sidecar, image_file
+from enroot_slurm.cache.layers import LayerSidecar
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.system.checksum import Checksum
+from enroot_slurm.system.publish import write_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,10 +50,10 @@ class FilledCache:
         self.place.directory("images", RECIPE, "linux-amd64")
         file: ImageFile = image_file(self.root, RECIPE, "linux-amd64", digest)
         like = Sidecar(f"docker://reg#{name}:1", str(digest), "linux/amd64", "-comp zstd", 0, 0, "", 0, True, "1")
-        with file.temporary(self.place) as temporary:
-            temporary.write_bytes(name.encode().ljust(size, b"."))
-            set_age(temporary, age)
-            file.publish(temporary, self.place, like)
+        with file.draft(self.place) as draft:
+            write_all(draft.fd, name.encode().ljust(size, b"."))
+            set_age(draft.path, age)
+            file.publish(draft, self.place, like)
         # Hashing has read it just now.
         os.utime(file.path, ns=(file.path.stat().st_mtime_ns, file.path.stat().st_mtime_ns))
         set_age(file.sidecar, age)
@@ -60,11 +62,14 @@ class FilledCache:
     def layer(self, name: str, age: float = DAY, size: int = 1000) -> Path:
         digest = Digest.of(name.encode())
         path = self.place.directory("layers", RECIPE) / f"sha256-{digest.hex}.sqsh"
-        path.write_bytes(name.encode().ljust(size, b"."))
+        content = name.encode().ljust(size, b".")
+        path.write_bytes(content)
         set_age(path, age)
         status = path.stat()
-        known = {"layer": str(digest), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        path.with_suffix(".json").write_text(json.dumps(known))
+        checksum = Checksum()
+        checksum.add(content)
+        known = LayerSidecar(str(digest), status.st_size, status.st_mtime_ns, checksum.hexdigest())
+        path.with_suffix(".json").write_bytes(bytes(known))
         set_age(path.with_suffix(".json"), age)
         return path
 

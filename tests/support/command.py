@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from support.fault_registry import FaultRegistry
     from support.images import Image
 
-__all__ = ["COMMAND", "MKSQUASHFS", "Running", "enroot_slurm", "processes_of", "serve", "wait_for"]
+__all__ = ["COMMAND", "Running", "enroot_slurm", "processes_of", "serve", "wait_for"]
 
 COMMAND = [sys.executable, "-m", "enroot_slurm"]
-MKSQUASHFS = "-comp gzip -Xcompression-level 1 -Xstrategy filtered"
-"""Squash options that need mksquashfs."""
 # What starts the tests may ignore signals (nohup, a shell's background job); that would be inherited.
 _DEFAULT_SIGNALS = ["env", "--default-signal=INT,TERM,HUP"]
 

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import struct
 import subprocess
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
+
+from support.tar_writer import TarWriter
 
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
-from enroot_slurm.rootfs.tar_writer import TarWriter
 from enroot_slurm.squashfs.format.inodes import DIRECTORY, FILE, NOTHING, File
 from enroot_slurm.squashfs.format.metadata import lookup_table, packed, reference
 from enroot_slurm.squashfs.format.superblock import ABSENT, MAGIC, SUPERBLOCK_SIZE, Superblock
 from enroot_slurm.squashfs.format.tables import Tables
 from enroot_slurm.squashfs.joining.join import join_layers
-from enroot_slurm.squashfs.mksquashfs import Mksquashfs
 from enroot_slurm.squashfs.options import SquashOptions
 from enroot_slurm.squashfs.writing.writer import ImageWriter
+from enroot_slurm.system.publish import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from enroot_slurm.rootfs.sink import Sink
 
-__all__ = ["NOW", "Member", "archive", "layer_image", "link_layers", "stream", "write", "write_image"]
+__all__ = ["NOW", "Member", "archive", "layer_image", "link_layers", "opened", "stream", "write", "write_image"]
 
 NOW = 1_700_000_000
 NO_RC = RcLayer((), ())
@@ -73,17 +77,34 @@ def layer_image(path: Path, tar: bytes, options: str = OPTIONS, *more: str) -> P
 
 def link_layers(output: Path, layers: Sequence[Path], rc: RcLayer = NO_RC, **more: int) -> Superblock:
     """Link *layers*, the lowest first."""
-    return join_layers(output, layers[::-1], rc.directories, rc.files, now=NOW, on_copied=lambda _: None, **more)
+    with opened(output) as file:
+        return join_layers(file, layers[::-1], rc.directories, rc.files, now=NOW, **more)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Draft]:
+    """The file *path*, made if it is missing, to be written; its name stays."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield Draft(path, fd)
+    finally:
+        os.close(fd)
 
 
 def stream(output: Path, tars: Sequence[bytes], rc: RcLayer = NO_RC, options: str = OPTIONS) -> None:
     """The image of the same layers as mksquashfs makes it of one archive."""
+    words = SquashOptions.parse(options).arguments
+    words += () if "-exports" in words else ("-no-exports",)
+    command = ["mksquashfs", "-", output, "-tar", "-all-root", "-root-mode", "0755", "-no-xattrs", "-noappend", *words]
     for planned in (False, True):
-        with Mksquashfs(output, SquashOptions.parse(options), processors=2, memory=128 << 20) as mksquashfs:
-            sink = TarWriter(mksquashfs.stdin)
+        with tempfile.TemporaryFile() as tar:
+            sink = TarWriter(tar.fileno())
             if inodes := _merge(sink, tars, rc, planned=planned):
                 sink.close()
-                mksquashfs.finish(inodes)
+                tar.seek(0)
+                subprocess.run([*command, "-quiet", "-no-progress"], stdin=tar, check=True)
+                with output.open("rb") as image:
+                    assert Superblock.read(image).inodes == inodes
                 return
 
 
@@ -101,7 +122,8 @@ def write(
     for planned in (False, True):
         with (
             ThreadPoolExecutor(threads) as pool,
-            ImageWriter(output, SquashOptions.parse(options), pool, now=NOW) as sink,
+            opened(output) as file,
+            ImageWriter(file, SquashOptions.parse(options), pool, now=NOW) as sink,
         ):
             if inodes := _merge(sink, tars, rc, planned=planned, piece=piece, markers=markers):
                 sink.finish(inodes)

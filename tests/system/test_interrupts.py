@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -70,21 +71,64 @@ def test_more_signals_wait_for_the_clean_up() -> None:
 
 def test_what_was_before_comes_back() -> None:
     setup = """
-before = [signal.getsignal(number) for number in range(1, 20)]
+timers = lambda: open("/proc/self/timers").read()
+before = [signal.getsignal(number) for number in range(1, 32)]
 with interruptible(again=5):
-    assert signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
-assert before == [signal.getsignal(number) for number in range(1, 20)]
-assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert timers()
+assert not timers()
+assert before == [signal.getsignal(number) for number in range(1, 32)]
 """
     process = start(setup, "pass")
     assert process.communicate(timeout=20)[0] == ""
     assert process.returncode == 0
 
 
-def test_a_program_that_takes_the_place() -> None:
-    process = start(
-        "raise_interrupts()",
-        "from enroot_slurm.system.interrupts import stop_timer; stop_timer()\n    os.execvp('sleep', ['sleep', '1.2'])",
-    )
-    assert process.communicate(timeout=20)[0] == ""
-    assert process.returncode == 0
+ENDS = """
+import os, sys, time
+from enroot_slurm.system.interrupts import raise_interrupts
+
+def begin(number):
+    if number % 2:  # a worker of a hook: its parent has ticks as well
+        raise_interrupts()
+        if os.fork():
+            os._exit(os.waitstatus_to_exitcode(os.wait()[1]) & 0xff)
+    raise_interrupts()
+    time.sleep(number / {number})
+
+children = {{}}
+for number in range({number}):
+    pid = os.fork()
+    if not pid:
+        begin(number)
+        break
+    children[pid] = number
+else:
+    for pid, number in children.items():
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status != number // 2 % 5:
+            print(number, status)
+    sys.exit()
+
+end = number // 2 % 5
+if end == 1:
+    sys.stderr = open(os.devnull, "w")
+    raise ValueError
+if end == 2:
+    sys.exit(2)
+if end == 3:
+    os.execv("/bin/sh", ["sh", "-c", "read word; exit 3"])
+if end == 4:
+    os._exit(4)
+"""
+
+
+def test_no_end_is_killed_by_a_tick() -> None:
+    """However processes end (return, error, SystemExit, exec, _exit), 1,000 ends in all parts of a second."""
+    program = ENDS.format(number=1000)
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        time.sleep(2.5)  # what exec has begun reads, while ticks would come
+        process.stdin.close()
+        assert process.stdout.read() == b""
+        assert process.wait() == 0

@@ -23,16 +23,17 @@ from enroot_slurm.squashfs.joining.rc_layer import rc_image
 from enroot_slurm.system.file_copy import FileCopy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from enroot_slurm.squashfs.format.superblock import Superblock
+    from enroot_slurm.system.publish import Draft
 
 __all__ = ["join_layers"]
 
 
 def join_layers(
-    output: Path,
+    output: Draft,
     layers: Sequence[Path],
     directories: Sequence[bytes],
     files: Sequence[tuple[bytes, bytes]],
@@ -40,17 +41,15 @@ def join_layers(
     now: int,
     time: int | None = None,
     image_time: int | None = None,
-    on_copied: Callable[[int], None],
 ) -> Superblock:
     """Write the image of *layers*, whose first is the top one, below *directories* (0755) and *files* (0644).
 
     now         the time of these, and of the image
     time        the time that all files get; None leaves the layers' files theirs
     image_time  the time that the image gets
-    on_copied   is told each number of bytes that were copied, in another thread
 
     Raises: CannotJoin, when a layer image is not what the linker understands; StorageError.
-    What is left at *output* then is no image.
+    What is left in *output* then is no image.
     """
     image_time = now if image_time is None else image_time
     with contextlib.ExitStack() as stack:
@@ -63,9 +62,9 @@ def join_layers(
         images.insert(0, rc_image(images[0].recipe, directories, files, now if time is None else time))
         stack.callback(os.close, images[0].fd)
         try:
-            return _Link(images, image_time, time).write(output, on_copied)
+            return _Link(images, image_time, time).write(output)
         except OSError as error:
-            raise unwritten(output, error) from None
+            raise unwritten(output.path, error) from None
 
 
 class _Link:
@@ -80,25 +79,22 @@ class _Link:
         self._overlay = Overlay(images)
         self._placement = Placement(self._overlay, images, SUPERBLOCK_SIZE + len(self._recipe.options))
 
-    def write(self, output: Path, on_copied: Callable[[int], None]) -> Superblock:
-        fd = os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    def write(self, output: Draft) -> Superblock:
+        output.clear()
         stop = threading.Event()
-        try:
-            with ThreadPoolExecutor(1) as pool:  # the copy needs the disk, the tables the processor
-                copied = pool.submit(self._copy, fd, on_copied, stop)
-                try:
-                    superblock = self._write_tables(fd)
-                    copied.result()
-                except BaseException:
-                    stop.set()
-                    raise
-            # Last, so that an image that is not complete is none.
-            write(fd, 0, [bytes(superblock), self._recipe.options])
-        finally:
-            os.close(fd)
+        with ThreadPoolExecutor(1) as pool:  # the copy needs the disk, the tables the processor
+            copied = pool.submit(self._copy, output.fd, stop)
+            try:
+                superblock = self._write_tables(output.fd)
+                copied.result()
+            except BaseException:
+                stop.set()
+                raise
+        # Last, so that an image that is not complete is none.
+        write(output.fd, 0, [bytes(superblock), self._recipe.options])
         return superblock
 
-    def _copy(self, fd: int, on_copied: Callable[[int], None], stop: threading.Event) -> None:
+    def _copy(self, fd: int, stop: threading.Event) -> None:
         for image, relocation in zip(self._images, self._placement.relocations, strict=True):
             transfer = FileCopy(image.fd, fd)
             for extent in relocation.extents:
@@ -106,7 +102,6 @@ class _Link:
                 for count in transfer.copy(*extent):
                     if stop.is_set():
                         return
-                    on_copied(count)
                     left -= count
                 if left:
                     raise CannotJoin("a layer image became shorter")

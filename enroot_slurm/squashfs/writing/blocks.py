@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
+    from enroot_slurm.system.checksum import Checksum
+
 __all__ = ["UNCOMPRESSED", "Blocks"]
 
 UNCOMPRESSED = 1 << 24
@@ -33,15 +35,21 @@ class _Waiting(NamedTuple):
 class Blocks:
     """The blocks of the image file *fd*, from *at* on; *compress* makes one smaller, in the threads of *pool*.
 
-    Where a block goes depends on those before it alone, never on which thread is faster.
+    Where a block goes depends on those before it alone, never on which thread is faster.  *checksum*, if there is one,
+    is told all that is written.
     """
 
-    def __init__(self, fd: int, at: int, compress: Callable[[bytes], bytes], pool: Executor) -> None:
+    def __init__(
+        self, fd: int, at: int, compress: Callable[[bytes], bytes], pool: Executor, checksum: Checksum | None = None
+    ) -> None:
         self.at = at
         """Where the next block goes, when no block waits."""
         self._fd = fd
         self._compress = compress
         self._pool = pool
+        self._checksum = checksum
+        if checksum is not None:
+            checksum.add(bytes(at))
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._bytes = 0  # in blocks that wait
         self._gathered: list[bytes | memoryview] = []
@@ -76,6 +84,9 @@ class Blocks:
     def flush(self) -> None:
         """Write all that is held back; the blocks that wait for a thread stay."""
         pending, self._gathered = self._gathered, []
+        if self._checksum is not None:
+            for piece in pending:
+                self._checksum.add(piece)
         at, self._size = self.at - self._size, 0
         while pending:
             count = os.pwritev(self._fd, pending[:_IOV_MAX], at)
@@ -109,6 +120,8 @@ class Blocks:
         """Take back all from *at* on, if no block has come since."""
         self.flush()
         self.at = at
+        if self._checksum is not None:
+            self._checksum.rewind(self._fd, at)
 
     def _settle(self, most: int, most_bytes: int) -> None:
         waiting = self._waiting

@@ -5,6 +5,7 @@ They run in the process, in libraries that release the interpreter's lock, so th
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import sys
 import threading
@@ -19,17 +20,16 @@ if TYPE_CHECKING:
 
     from enroot_slurm.squashfs.options import SquashOptions
 
-__all__ = ["CannotCompress", "Compressor", "compressor_of"]
+__all__ = ["Compressor", "compressor_of"]
 
 _PLAIN = 0x8000  # in the header of a block of metadata
 _XZ_PRESET = 6  # LZMA_PRESET_DEFAULT
+_XZ_FILTERS = ("x86", "powerpc", "ia64", "arm", "armthumb", "sparc")  # by their bits in the options
+_GZIP_MEMORY = 8  # MAX_MEM_LEVEL - 1, as mksquashfs has it
+_GZIP_STRATEGIES = ("default", "filtered", "huffman_only", "run_length_encoded", "fixed")  # Z_..., and their bits
 _LZ4_HIGHEST = 12  # LZ4HC_CLEVEL_MAX
 _LZO_ALGORITHMS = ("lzo1x_1", "lzo1x_1_11", "lzo1x_1_12", "lzo1x_1_15", "lzo1x_999")
 _LZO_MEMORY = 14 << 15  # LZO1X_999_MEM_COMPRESS, which is the largest (lzo1x.h)
-
-
-class CannotCompress(ConversionError):
-    """A library is missing here, or an option is mksquashfs' alone."""
 
 
 class Compressor(NamedTuple):
@@ -44,34 +44,43 @@ class Compressor(NamedTuple):
 
 
 def compressor_of(options: SquashOptions) -> Compressor:
-    """The compressor that *options* ask for.  Raises: CannotCompress."""
-    if "-Xstrategy" in options.arguments or "-Xbcj" in options.arguments:
-        raise CannotCompress("an option is for mksquashfs alone")
+    """The compressor that *options* ask for.  Raises: ConversionError, when its library is missing."""
+    name = options.compressor
     try:
-        return _COMPRESSORS[options.compressor](options)
+        return _COMPRESSORS[name](options)
     except (ImportError, OSError) as error:
-        raise CannotCompress(f"{options.compressor} can't be compressed here: {error}") from None
+        raise ConversionError(f"'-comp {name}' needs a library that is missing: {error}", hint=_HINTS[name]) from None
 
 
 def _gzip(options: SquashOptions) -> Compressor:
-    try:
-        from zlib_ng import zlib_ng  # noqa: PLC0415  one of these is used
-
-        compress: Any = zlib_ng.compress
-    except ImportError:
-        compress = zlib.compress
+    library: Any = zlib
+    with contextlib.suppress(ImportError):
+        from zlib_ng import zlib_ng as library  # noqa: PLC0415  it is faster
     level, window = options.number("-Xcompression-level", 9), options.number("-Xwindow-size", 15)
-    block = b"" if (level, window) == (9, 15) else struct.pack("<IHH", level, window, 0)
-    return Compressor(1, _metadata(block), lambda data: compress(data, level, window))
+    chosen = _chosen(options, "-Xstrategy", _GZIP_STRATEGIES)
+    block = b"" if (level, window, chosen) == (9, 15, []) else struct.pack("<IHH", level, window, _bits(chosen))
+
+    def compress(data: bytes, strategy: int) -> bytes:
+        compressor = library.compressobj(level, zlib.DEFLATED, window, _GZIP_MEMORY, strategy)
+        result: bytes = compressor.compress(data) + compressor.flush()
+        return result
+
+    if chosen:
+        return Compressor(1, _metadata(block), _shortest([partial(compress, strategy=each) for each in chosen]))
+    return Compressor(1, _metadata(block), lambda data: library.compress(data, level, window))
 
 
 def _xz(options: SquashOptions) -> Compressor:
     import lzma  # noqa: PLC0415
 
     size = options.number("-Xdict-size", options.block_size)
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": _XZ_PRESET, "dict_size": size}]
-    block = b"" if size == options.block_size else struct.pack("<II", size, 0)
-    return Compressor(4, _metadata(block), partial(lzma.compress, check=lzma.CHECK_CRC32, filters=filters))
+    known = {name: getattr(lzma, f"FILTER_{name.upper()}") for name in _XZ_FILTERS}
+    chosen = _chosen(options, "-Xbcj", _XZ_FILTERS)
+    block = b"" if (size, chosen) == (options.block_size, []) else struct.pack("<II", size, _bits(chosen))
+    last = {"id": lzma.FILTER_LZMA2, "preset": _XZ_PRESET, "dict_size": size}
+    ways = [[last], *([{"id": known[_XZ_FILTERS[each]]}, last] for each in chosen)]
+    compress = _shortest([partial(lzma.compress, check=lzma.CHECK_CRC32, filters=filters) for filters in ways])
+    return Compressor(4, _metadata(block), compress)
 
 
 def _zstd(options: SquashOptions) -> Compressor:
@@ -139,6 +148,21 @@ def _result(room: Any, size: int, *, ok: bool) -> bytes:
     return bytes(memoryview(room)[:size])
 
 
+def _chosen(options: SquashOptions, option: str, names: tuple[str, ...]) -> list[int]:
+    """The numbers of those of *names* that *option* lists."""
+    listed = options.value(option, "").split(",")
+    return [number for number, name in enumerate(names) if name in listed]
+
+
+def _bits(numbers: list[int]) -> int:
+    return sum(1 << number for number in numbers)
+
+
+def _shortest(ways: list[Callable[[bytes], bytes]]) -> Callable[[bytes], bytes]:
+    """What gives the shortest result of all *ways*, the first one of equals."""
+    return ways[0] if len(ways) == 1 else lambda data: min((way(data) for way in ways), key=len)
+
+
 def _metadata(block: bytes) -> bytes:
     return struct.pack("<H", _PLAIN | len(block)) + block if block else b""
 
@@ -149,4 +173,11 @@ _COMPRESSORS: dict[str, Callable[[SquashOptions], Compressor]] = {
     "xz": _xz,
     "lz4": _lz4,
     "zstd": _zstd,
+}
+_HINTS = {
+    "gzip": "It is a part of Python: install the whole of Python.",
+    "lzo": "Install it (Debian: liblzo2-2, Red Hat: lzo), or choose another compressor: ENROOT_SQUASH_OPTIONS.",
+    "xz": "It is a part of Python that yours was built without: choose another compressor with ENROOT_SQUASH_OPTIONS.",
+    "lz4": "Install it (Debian: liblz4-1, Red Hat: lz4-libs), or choose another compressor: ENROOT_SQUASH_OPTIONS.",
+    "zstd": "Install the Python package backports.zstd, or choose another compressor: ENROOT_SQUASH_OPTIONS.",
 }

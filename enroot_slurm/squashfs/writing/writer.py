@@ -26,11 +26,12 @@ from enroot_slurm.squashfs.writing.names import Names
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from pathlib import Path
     from types import TracebackType
 
     from enroot_slurm.squashfs.options import SquashOptions
     from enroot_slurm.squashfs.writing.files import Stored
+    from enroot_slurm.system.checksum import Checksum
+    from enroot_slurm.system.publish import Draft
 
 __all__ = ["ImageWriter"]
 
@@ -49,14 +50,21 @@ class ImageWriter:
 
     now   seconds since 1970: the time of the image, where the options have none
     time  the time that all files get, likewise; None leaves them theirs
+    checksum  becomes that of the image
 
-    Used as a context manager.  Raises: CannotCompress, when that is mksquashfs' business; OSError.
+    What *image* holds already is overwritten.  Used as a context manager.  Raises: ConversionError, OSError.
     """
 
     def __init__(
-        self, image: Path, options: SquashOptions, pool: Executor, *, now: int = 0, time: int | None = None
+        self,
+        image: Draft,
+        options: SquashOptions,
+        pool: Executor,
+        *,
+        now: int = 0,
+        time: int | None = None,
+        checksum: Checksum | None = None,
     ) -> None:
-        self._image = image
         self._options = options
         image_time = options.image_time(None)
         self._now = now if image_time is None else image_time
@@ -67,10 +75,12 @@ class ImageWriter:
         self._links: dict[int, int] = {}  # names of inodes that have several
         self._count = 0  # inodes that are no directories
         self._positions: array[int] = array("Q")  # of their inodes
-        self._fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._nodes = tempfile.TemporaryFile(dir=image.parent, buffering=1 << 18)  # noqa: SIM115  until __exit__
+        self._fd = image.fd
+        image.clear()
+        self._nodes = tempfile.TemporaryFile(dir=image.path.parent, buffering=1 << 18)  # noqa: SIM115  until __exit__
         start = SUPERBLOCK_SIZE + len(self._compressor.options)
-        self._blocks = Blocks(self._fd, start, self._compressor.compress, pool)
+        self._blocks = Blocks(self._fd, start, self._compressor.compress, pool, checksum)
+        self._checksum = checksum
         self._files = Files(self._blocks, options)
 
     def file(self, path: bytes, mode: int, mtime: int, size: int) -> None:
@@ -148,6 +158,9 @@ class ImageWriter:
         # Last, so that an image that is not complete is none.  Doubles that were taken back may have left more.
         os.ftruncate(self._fd, end)
         write(self._fd, 0, [bytes(superblock), options])
+        if self._checksum is not None:
+            self._checksum.add_rest(self._fd)
+            self._checksum.rewrite_head(self._fd)
         return superblock
 
     def kill(self) -> None:
@@ -160,7 +173,6 @@ class ImageWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
         self._nodes.close()
 
     def _add_file(self, mode: int, mtime: int, size: int, stored: Stored) -> None:
