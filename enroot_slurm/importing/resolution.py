@@ -140,7 +140,10 @@ class Resolution:
         Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
         """
         keep = partial(write_document, self.lookup.own)
-        return self.repository.resolve(self.lookup.platform, digest, known=self.lookup.document, keep=keep)
+        lookup = self.lookup
+        return self.repository.resolve(
+            lookup.platform, digest, known=lookup.document, known_config=lookup.image_config, keep=keep
+        )
 
 
 def open_repository(reference: Reference, config: Config, warn: Callable[[str], None], *, public: bool) -> Repository:
