@@ -27,7 +27,8 @@ def main() -> int:
                 print(f"{uri}: {file} is there")
                 continue
             # By digest, so that the file is what its name says, even if the tag moves meanwhile.
-            result = import_image(f"{uri.partition('@')[0]}@{digest}", output=file, config=config)
+            pinned = uri if "@sha" in uri else f"{uri}@{digest}"
+            result = import_image(pinned, output=file, config=config)
             print(f"{uri}: {result.path}, {result.size >> 20} MiB, {result.layers_reused} layers from the cache")
         except EnrootSlurmError as error:
             failed = error.exit_code

@@ -36,7 +36,10 @@ def _config(options: argparse.Namespace) -> int:
         if not problems and not options.quiet:
             print(f"{options.check}: no problems")
         return UsageError.exit_code if problems else 0
-    rows = Config.load().rows()
+    loaded = Config.load()
+    rows = loaded.rows()
+    for text in loaded.doubts:
+        tell(f"enroot-slurm: {text}")
     if options.json:
         print(json.dumps({row.key: row._asdict() for row in rows}, indent=2))
         return 0

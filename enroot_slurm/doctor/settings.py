@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
 from enroot_slurm.errors import ConfigError, EnrootSlurmError
 from enroot_slurm.housekeeping.keeper import limits_of
-from enroot_slurm.registry.credentials import Credentials
+from enroot_slurm.importing.logins import auth_paths, netrc_path, node_local
+from enroot_slurm.registry.credentials import read_logins
+from enroot_slurm.registry.helpers import needs_desktop
 from enroot_slurm.settings.config import SITE_FILE, Config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from enroot_slurm.doctor.finding import Finding
 
@@ -34,9 +36,13 @@ def load() -> tuple[Config | None, list[Finding]]:
         limits_of(config)
     except ConfigError as wrong:
         return config, [failed("settings.watermarks", wrong)]
+    doubts = [warning("settings.variables", doubt, "Correct it, or unset it.") for doubt in config.doubts]
     changed = sorted({source.rpartition(":")[0] or source for source in config.origins.values()} - {"", "default"})
     named = ", ".join(changed) if changed else "all have their defaults"
-    return config, [ok("settings.files", f"no problems; set by: {named}" if changed else f"no problems; {named}")]
+    return config, [
+        *doubts,
+        ok("settings.files", f"no problems; set by: {named}" if changed else f"no problems; {named}"),
+    ]
 
 
 def _problems(check: str, wrong: ConfigError) -> list[Finding]:
@@ -80,17 +86,50 @@ def _differences(config: Config, trusted: Config) -> Iterator[Finding]:
 
 
 def check_credentials(config: Config) -> Iterator[Finding]:
-    """The file with the user's logins; its secrets stay in it."""
-    file = config.config_path / ".credentials"
+    """The files with the user's logins; their secrets stay in them."""
+    found = False
+    if "netrc" in config.credential_sources:
+        file = netrc_path(config)
+        found = yield from _logins(file, config, required=False)
+    if "docker" in config.credential_sources:
+        for each in auth_paths(config):
+            if each.doubt:
+                yield warning("settings.credentials", each.doubt, "Unset it, or log in on this node.")
+            else:
+                found |= yield from _logins(each.path, config, required=bool(each.why), bare=each.bare)
+    if not found:
+        yield skipped(
+            "settings.credentials", f"there is no {netrc_path(config)}: everything is asked for without a login"
+        )
+
+
+def _logins(file: Path, config: Config, *, required: bool, bare: bool = False) -> Generator[Finding, None, bool]:
+    """What there is to say about one *file*; whether it is there."""
     try:
-        credentials = Credentials.load(file, run_commands=False)
+        logins = read_logins(file, run_commands=config.credential_commands, required=required, bare=bare)
     except EnrootSlurmError as wrong:
         yield error("settings.credentials", str(wrong), wrong.hint or "docs/credentials.md has the form of the file.")
-        return
-    for text in credentials.warnings:
+        return True
+    if logins is None:
+        return False
+    for text in logins.warnings:
         problem, _, command = text.partition("; run: ")
-        yield warning("settings.credentials", problem, f"Run: {command or f'chown $USER {file}'}")
-    if not credentials.name:
-        yield skipped("settings.credentials", f"there is no {file}: everything is asked for without a login")
-    elif not credentials.warnings:
+        hint = (
+            f"Run: {command or f'chown $USER {file}'}" if text in logins.doubts else "docs/credentials.md has its form."
+        )
+        yield warning("settings.credentials", problem, hint)
+    if node_local(file):
+        yield warning(
+            "settings.credentials",
+            f"{file} is on this node only, and only while you are logged in: jobs will not see it",
+            "Log in with --authfile ~/.config/containers/auth.json, or by: enroot-slurm login REGISTRY",
+        )
+    for helper in filter(needs_desktop, logins.helpers):
+        yield warning(
+            "settings.credentials",
+            f"{file} leaves logins to docker-credential-{helper}, which needs a desktop or an agent",
+            "Jobs have neither: log in by enroot-slurm login REGISTRY",
+        )
+    if not logins.warnings:
         yield ok("settings.credentials", f"{file} can be read, by you alone")
+    return True

@@ -11,7 +11,7 @@ from enroot_slurm.cache.blobs import BlobStore, CachedBlobDamaged
 from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.cache.images import Sidecar, Unusable
 from enroot_slurm.cache.slots import Slots
-from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, UnsupportedImage
+from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, UnsupportedImage, printable
 from enroot_slurm.importing.conversion import Conversion
 from enroot_slurm.importing.layer_streams import Layer
 from enroot_slurm.importing.lookup import CachedImage
@@ -23,7 +23,7 @@ from enroot_slurm.squashfs.format.superblock import Superblock
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from enroot_slurm.importing.lookup import Lookup
     from enroot_slurm.importing.resolution import Resolution
@@ -102,7 +102,7 @@ class ImageBuilder:
         _check_size(manifest, resolution.config.max_download)
         self._store.prepare()
         config = self._image_config(manifest)
-        _check(config, manifest, lookup)
+        _check(config, manifest, lookup, resolution.progress.warn)
         rc = RcLayer.of(
             lookup.reference.provenance,
             env=config.env,
@@ -174,13 +174,15 @@ def _check_size(manifest: Manifest, limit: int) -> None:
         )
 
 
-def _check(image: ImageConfig, manifest: Manifest, lookup: Lookup) -> None:
-    """Refuse an image that is for another platform, or contradicts its manifest."""
+def _check(image: ImageConfig, manifest: Manifest, lookup: Lookup, warn: Callable[[str], None]) -> None:
+    """Refuse an image that contradicts its manifest or, unless the platform was asked for by name, is for another."""
     if image.platform and lookup.platform.rank(image.platform) is None:
-        raise PlatformNotFound(
-            f"the image is for {image.platform}, not for {lookup.platform}",
-            hint=f"Import it nevertheless with --arch {image.platform.architecture}.",
-        )
+        message = f"the image says that it is for {printable(str(image.platform), 60)}, not for {lookup.platform}"
+        if not lookup.asked:
+            # The name by which it was found: whatever its config says, this one leads to it.
+            name = str(lookup.platform).removeprefix("linux/")
+            raise PlatformNotFound(message, hint=f"Import it nevertheless with --arch {name}.")
+        warn(message)
     if len(image.diff_ids) != len(manifest.layers):
         raise IntegrityError(
             f"the image's manifest has {len(manifest.layers)} layers, its config {len(image.diff_ids)}"

@@ -25,6 +25,7 @@ from enroot_slurm.squashfs.format.superblock import Superblock
 if TYPE_CHECKING:
     from enroot_slurm.cache.images import ImageFile
     from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.oci.image_config import ImageConfig
     from enroot_slurm.oci.manifest import Index
     from enroot_slurm.settings.config import Config
 
@@ -63,6 +64,8 @@ class Lookup(NamedTuple):
     """Why the site's cache is not used, or empty."""
     strict: bool
     """Whether the own cache must not be used when others can change it."""
+    asked: bool = False
+    """Whether the platform was asked for by its name: then an image's config may contradict."""
 
     @classmethod
     def of(cls, uri: str, arch: str | None, config: Config, job: str = "", *, strict: bool = True) -> Lookup:
@@ -80,7 +83,7 @@ class Lookup(NamedTuple):
             check_untamperable(own.root, os.geteuid(), strict=False)
         epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
         recipe = recipe_of(config.squash_options.recipe, int(epoch) if epoch.isdecimal() else None)
-        return cls(reference, platform, own, shared, recipe, warning, strict)
+        return cls(reference, platform, own, shared, recipe, warning, strict, bool(arch))
 
     @property
     def key(self) -> str:
@@ -143,8 +146,15 @@ class Lookup(NamedTuple):
                 raise _NotHereError
             return document
 
+        def platform_of(manifest: Manifest) -> Platform | None:
+            config = self.image_config(manifest.config.digest)
+            if config is None:
+                raise _NotHereError
+            return config.platform
+
+        name = f"{self.reference.familiar_name}:{self.reference.target}"
         try:
-            return select(read(digest), self.platform, read, f"{self.reference.familiar_name}:{self.reference.target}")
+            return select(read(digest), self.platform, read, name, platform_of=platform_of)
         except _NotHereError:
             return None
 
@@ -155,6 +165,17 @@ class Lookup(NamedTuple):
             if content is not None:
                 with contextlib.suppress(IntegrityError):  # some can't be understood without what the registry said
                     return parse_document(content, "")
+        return None
+
+    def image_config(self, digest: Digest) -> ImageConfig | None:
+        """The image config *digest*, if it is in a cache because a platform was chosen by it."""
+        for root, _ in self.caches:
+            content = read_document(root, digest)
+            if content is not None:
+                from enroot_slurm.oci.image_config import ImageConfig  # noqa: PLC0415 - few hits need it
+
+                with contextlib.suppress(IntegrityError):
+                    return ImageConfig.parse(content)
         return None
 
     def own_file(self, digest: Digest) -> ImageFile:

@@ -18,9 +18,9 @@ from enroot_slurm.cache.locks import Locks, Patience
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.status import Work
 from enroot_slurm.errors import EnrootSlurmError, printable
+from enroot_slurm.importing.logins import credentials_of
 from enroot_slurm.progress import Progress, size_text
 from enroot_slurm.registry.client import Repository, Transport
-from enroot_slurm.registry.credentials import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,10 +57,8 @@ class Resolution:
         )
         self._failures = Failures(lookup.own, lookup.key)
         self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
-        if config.origins.get("squash_memory", "default") != "default":
-            progress.warn(f"squash_memory has no use any more: remove it from {config.origins['squash_memory']}")
-        if lookup.warning:
-            progress.warn(lookup.warning)
+        for text in (*config.doubts, *([lookup.warning] if lookup.warning else [])):
+            progress.warn(text)
 
     def __enter__(self) -> Self:
         return self
@@ -141,19 +139,15 @@ class Resolution:
         Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
         """
         keep = partial(write_document, self.lookup.own)
-        return self.repository.resolve(self.lookup.platform, digest, known=self.lookup.document, keep=keep)
+        lookup = self.lookup
+        return self.repository.resolve(
+            lookup.platform, digest, known=lookup.document, known_config=lookup.image_config, keep=keep
+        )
 
 
 def open_repository(reference: Reference, config: Config, warn: Callable[[str], None], *, public: bool) -> Repository:
-    """The repository of *reference*, with the credentials that count: the site's if what comes is to be *public*.
-
-    Raises: ConfigError, when they can't be read.
-    """
-    if public:  # what is written there is for everybody: nobody's own credentials may have to do with it
-        file, commands = Path(config.site_credentials) if config.site_credentials else None, False
-    else:
-        file, commands = config.config_path / ".credentials", config.credential_commands
-    credentials = Credentials.load(file, run_commands=commands) if file else Credentials()
+    """The repository of *reference*, with the logins that count: the site's if what comes is to be *public*."""
+    credentials = credentials_of(reference.repository, config, warn, public=public)
     transport = Transport(
         connect_timeout=config.connect_timeout,
         transfer_timeout=config.transfer_timeout,
@@ -164,8 +158,6 @@ def open_repository(reference: Reference, config: Config, warn: Callable[[str], 
         ca_file=config.ca_file,
         certs_dirs=tuple(Path(d) for d in config.certs_dirs),
     )
-    for warning in credentials.warnings:
-        warn(warning)
     return Repository(reference, credentials, transport, warn=warn)
 
 

@@ -12,6 +12,7 @@ from enroot_slurm.importing.image_builder import ImageBuilder
 from enroot_slurm.importing.lookup import Lookup
 from enroot_slurm.importing.output import Output
 from enroot_slurm.importing.resolution import Resolution
+from enroot_slurm.oci.reference import Reference
 from enroot_slurm.progress import Progress
 from enroot_slurm.settings.config import Config
 
@@ -64,7 +65,7 @@ def import_image(
     config = config or Config.load()
     progress = progress or Progress()
     lookup = Lookup.of(uri, arch, config, strict=False)
-    target = Output(Path(output) if output else Path(lookup.reference.default_filename), force=force)
+    target = Output(Path(output) if output else Path(Reference.default_filename(uri)), force=force)
     seconds = _Seconds()
     with Resolution(lookup, config, progress) as resolution:
         builder = ImageBuilder(resolution)

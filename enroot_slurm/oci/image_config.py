@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, printable
 from enroot_slurm.oci.digest import Digest
-from enroot_slurm.oci.manifest import load_json
+from enroot_slurm.oci.manifest import fields, load_json
 from enroot_slurm.oci.platform import Platform
 
 if TYPE_CHECKING:
@@ -44,21 +44,21 @@ class ImageConfig(NamedTuple):
 
         Raises: IntegrityError, when it is malformed or holds strings that the files of an image can't hold.
         """
-        document = load_json(content, "image config", MAX_CONFIG)
-        rootfs = _object(document.get("rootfs"), "rootfs")
-        inner = _object(document.get("config"), "config")
+        document = fields(load_json(content, "image config", MAX_CONFIG), "image config")
+        rootfs = fields(document.get("rootfs", {}), "image config's rootfs")
+        inner = fields(document.get("config", {}), "image config's config")
         architecture = _string(document.get("architecture"), "architecture")
         variant, os_name = _string(document.get("variant"), "variant"), _string(document.get("os"), "os")
-        labels = _object(inner.get("Labels"), "Labels")
+        labels = _object(inner.get("labels"), "Labels")
         return cls(
             platform=Platform.of_document(architecture, variant, os_name) if architecture else None,
             diff_ids=tuple(Digest.parse(d) for d in _list(rootfs.get("diff_ids"), "diff_ids")),
-            env=_strings(inner.get("Env"), "Env", newlines=False),
-            entrypoint=_strings(inner.get("Entrypoint"), "Entrypoint"),
-            cmd=_strings(inner.get("Cmd"), "Cmd"),
-            working_dir=_clean_path(_line(_string(inner.get("WorkingDir"), "WorkingDir"), "WorkingDir"), "WorkingDir"),
+            env=_strings(inner.get("env"), "Env", newlines=False),
+            entrypoint=_strings(inner.get("entrypoint"), "Entrypoint"),
+            cmd=_strings(inner.get("cmd"), "Cmd"),
+            working_dir=_clean_path(_line(_string(inner.get("workingdir"), "WorkingDir"), "WorkingDir"), "WorkingDir"),
             volumes=tuple(
-                _clean_path(_line(v, "Volumes"), "Volumes") for v in _object(inner.get("Volumes"), "Volumes")
+                _clean_path(_line(v, "Volumes"), "Volumes") for v in _object(inner.get("volumes"), "Volumes")
             ),
             labels=tuple((_line(k, "Labels"), _string(v, "Labels")) for k, v in labels.items()),
             created=_seconds(document.get("created")),
@@ -66,9 +66,10 @@ class ImageConfig(NamedTuple):
 
 
 def _seconds(stated: object) -> int:
-    """The time in RFC 3339 form, as squashfs can hold it."""
+    """The time in RFC 3339 form, as squashfs can hold it; one without a zone is UTC, whatever this node's is."""
     try:
-        seconds = int(datetime.fromisoformat(str(stated)).timestamp())
+        time = datetime.fromisoformat(str(stated))
+        seconds = int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         return 0
     return seconds if 0 <= seconds < 1 << 32 else 0

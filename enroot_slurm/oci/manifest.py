@@ -15,7 +15,7 @@ from enroot_slurm.oci.platform import Platform
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ACCEPT", "MAX_DOCUMENT", "Descriptor", "Index", "Manifest", "load_json", "parse_document"]
+__all__ = ["ACCEPT", "MAX_DOCUMENT", "Descriptor", "Index", "Manifest", "fields", "load_json", "parse_document"]
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -39,7 +39,9 @@ _LAYERS = (
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
 _PACKINGS = {"", "+gzip", ".gzip", "+zstd", ".zstd"}
-_CONFIGS = {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
+_IMAGES = {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
+# What old registries and tools write instead (moby, distribution/registry.go, ImageTypes).
+_CONFIGS = _IMAGES | {"application/octet-stream", "application/json", "text/html", ""}
 
 
 class Descriptor(NamedTuple):
@@ -72,16 +74,16 @@ def parse_document(content: bytes, content_type: str) -> Manifest | Index:
     Raises: IntegrityError when it is malformed or ambiguous; UnsupportedImage when it is of another kind.
     """
     header = content_type.partition(";")[0].strip().lower()
-    document = load_json(content, "manifest")
+    document = fields(load_json(content, "manifest"), "manifest")
     digest = Digest.of(content)
-    stated = document.get("mediaType", "")
-    if document.get("schemaVersion") == 1 or f"{stated or header}".startswith(_SCHEMA1):
+    stated = document.get("mediatype", "")
+    if not isinstance(stated, str):
+        raise IntegrityError("the manifest's mediaType is not a string")
+    if document.get("schemaversion") == 1 or (stated or header).startswith(_SCHEMA1):
         raise UnsupportedImage(
             "the image has Docker's old schema 1 manifest, which can't be verified",
             hint="Push it again with a current tool, for example: skopeo copy docker://OLD docker://NEW",
         )
-    if not isinstance(stated, str):
-        raise IntegrityError("the manifest's mediaType is not a string")
     known = _MANIFESTS | _INDEXES
     if stated in known and header in known and stated != header:
         raise IntegrityError(f"the manifest calls itself {printable(stated)} but was sent as {printable(header)}")
@@ -91,7 +93,7 @@ def parse_document(content: bytes, content_type: str) -> Manifest | Index:
         raise IntegrityError("the manifest has both layers and manifests: it could be read in two ways")
     if kind not in known:
         # Old registries send application/json or text/plain: then the shape decides, and only one shape fits.
-        if stated or document.get("schemaVersion") != 2 or not (has_layers or has_manifests):
+        if stated or document.get("schemaversion") != 2 or not (has_layers or has_manifests):
             raise UnsupportedImage(
                 f"not a container image: its media type is {printable(kind) or 'missing'}",
                 hint="Only Docker schema 2 and OCI images (and lists of them) can be imported.",
@@ -103,18 +105,18 @@ def parse_document(content: bytes, content_type: str) -> Manifest | Index:
 
 
 def _manifest(document: Mapping[str, Any], digest: Digest) -> Manifest:
-    config = _descriptor(document.get("config"), "config")
+    config = _descriptor(fields(document.get("config"), "manifest's config"), "config")
     if config.media_type not in _CONFIGS:
         raise UnsupportedImage(
             f"not a container image: its config is {printable(config.media_type)}",
             hint="The reference names another kind of artifact (a Helm chart, a signature, a model).",
         )
-    layers = document.get("layers")
+    layers = document.get("layers", [])
     if not isinstance(layers, list):
-        raise IntegrityError("the manifest has no list of layers")
+        raise IntegrityError("the manifest's layers are not a list")
     if len(layers) > MAX_LAYERS:
         raise UnsupportedImage(f"the image has {len(layers)} layers; {MAX_LAYERS} are the most")
-    parsed = tuple(_descriptor(layer, f"layer {i}") for i, layer in enumerate(layers))
+    parsed = tuple(_descriptor(fields(layer, f"manifest's layer {i}"), f"layer {i}") for i, layer in enumerate(layers))
     for layer in parsed:
         base = next((b for b in _LAYERS if layer.media_type.startswith(b)), None)
         if base is None or layer.media_type[len(base) :] not in _PACKINGS:
@@ -126,52 +128,69 @@ def _manifest(document: Mapping[str, Any], digest: Digest) -> Manifest:
 
 
 def _index(document: Mapping[str, Any], digest: Digest) -> Index:
-    manifests = document.get("manifests")
+    manifests = document.get("manifests", [])
     if not isinstance(manifests, list):
-        raise IntegrityError("the image index has no list of manifests")
+        raise IntegrityError("the image index's manifests are not a list")
     entries = []
-    for i, entry in enumerate(manifests):
+    for i, value in enumerate(manifests):
+        entry = fields(value, f"index's manifest {i}")
         descriptor = _descriptor(entry, f"manifest {i}")
-        annotations = entry.get("annotations") or {}
-        if "artifactType" in entry or (isinstance(annotations, dict) and "vnd.docker.reference.type" in annotations):
-            continue  # an attestation or another artifact that refers to an image, not an image
+        annotations = entry.get("annotations", {})
+        if entry.get("artifacttype", "") not in {*_IMAGES, ""}:
+            continue  # another artifact
+        if isinstance(annotations, dict) and annotations.get("vnd.docker.reference.type") is not None:
+            continue  # an attestation, which refers to an image
         if descriptor.media_type not in _MANIFESTS | _INDEXES:
             continue
-        entries.append((_platform(entry.get("platform"), i), descriptor))
+        entries.append((_platform(entry.get("platform", {}), i), descriptor))
     return Index(digest, tuple(entries))
 
 
-def _platform(stated: object, i: int) -> Platform | None:
-    if stated is None:
-        return None
-    if not isinstance(stated, dict):
-        raise IntegrityError(f"the platform of manifest {i} is not an object")
-    words = [stated.get(k) or "" for k in ("architecture", "variant", "os")]
+def _platform(value: object, i: int) -> Platform | None:
+    stated = fields(value, f"platform of manifest {i}")
+    words = [stated.get(k, "") for k in ("architecture", "variant", "os")]
     if not all(isinstance(w, str) for w in words):
         raise IntegrityError(f"the platform of manifest {i} is malformed")
-    return Platform.of_document(*words)
+    return Platform.of_document(*words) if words[0] else None
 
 
-def _descriptor(value: object, what: str) -> Descriptor:
-    if not isinstance(value, dict):
-        raise IntegrityError(f"the manifest's {what} is not a descriptor")
-    size, media_type = value.get("size"), value.get("mediaType")
+def _descriptor(value: Mapping[str, Any], what: str) -> Descriptor:
+    size, media_type = value.get("size"), value.get("mediatype", "")
     if type(size) is not int or not 0 <= size <= _MAX_LAYER:
         raise IntegrityError(f"the size of the manifest's {what} is not a number of bytes")
     if not isinstance(media_type, str):
-        raise IntegrityError(f"the manifest's {what} has no media type")
+        raise IntegrityError(f"the media type of the manifest's {what} is not a string")
     return Descriptor(media_type, Digest.parse(value.get("digest")), size)
 
 
+def fields(value: object, what: str) -> dict[str, Any]:
+    """The fields of the object *value* by their names in lower case, without those that are null.
+
+    So does Go's encoding/json read them, and with it all registries and engines: a name's case does not count.  Of two
+    that differ in nothing else it takes the last, and other readers the one that is spelled right.
+
+    Raises: IntegrityError, when there are two such names, or *value*, which people know as *what*, is no object.
+    """
+    if not isinstance(value, dict):
+        raise IntegrityError(f"the {what} is not an object")
+    found: dict[str, Any] = {}
+    for name, content in value.items():
+        if name.casefold() in found:
+            raise IntegrityError(f"the {what} has {printable(name, 60)!r} twice, in two spellings")
+        found[name.casefold()] = content
+    return {name: content for name, content in found.items() if content is not None}
+
+
 def load_json(content: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
-    """The JSON object in *content*, of *limit* bytes at most.
+    """The JSON object in *content*, of *limit* bytes at most; text that is not Unicode has U+FFFD, as Go reads it.
 
     Raises: IntegrityError when it is not JSON, not an object, or has a key twice (readers would differ on it).
     """
     if len(content) > limit:
         raise IntegrityError(f"the {what} is larger than {limit >> 20} MiB")
     try:
-        document = json.loads(content, object_pairs_hook=_unique)
+        text = content.decode("utf-8", "replace")
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"the {what} is not valid JSON: {printable(str(error))}") from None
     if not isinstance(document, dict):
@@ -184,3 +203,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a key occurs twice")
     return result
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a number")

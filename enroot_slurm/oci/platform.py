@@ -9,7 +9,8 @@ The names of ``uname -m`` and Docker's are both understood:
     riscv64          riscv64      |  i386, i486, i586, i686, x86   386
     s390x            s390x        |  loongarch64       loong64
 
-An explicit variant may follow after a slash (``arm/v7``, ``amd64/v3``), and ``linux/`` may stand before.
+An explicit variant may follow after a slash (``arm/v7``, ``amd64/v3``, ``arm64/v8.2``), and ``linux/`` may stand
+before.  Case does not count, and a variant's "v" may be missing (containerd/platforms, database.go).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["Platform"]
 _UNAME = {
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
+    "x64": ("amd64", ""),
     "aarch64": ("arm64", ""),
     "armv8l": ("arm", "v7"),
     "armv7l": ("arm", "v7"),
@@ -44,8 +46,10 @@ _UNAME = {
     "loongarch64": ("loong64", ""),
 }
 _KNOWN = {"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64", "ppc64le", "riscv64", "s390x"}
-_BASE_LEVEL = {"amd64": 1, "arm64": 8, "arm": 7}  # what a missing variant means (containerd/platforms, database.go)
-_LEVEL = re.compile(r"v([1-9])(?:\.\d+)?", re.ASCII)
+_BASE = {"amd64": "v1", "arm64": "v8", "arm": "v7"}  # what a missing variant means (containerd/platforms, database.go)
+_LEVEL = re.compile(r"v?([1-9])(?:\.(\d))?", re.ASCII)
+_ARM_9 = 5  # v9.N has what v8.N+5 has (containerd/platforms, compare.go)
+_LAST = 1000  # ranks from here on are guesses
 _WORD = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
@@ -70,7 +74,7 @@ class Platform(NamedTuple):
                 f"unknown architecture: {printable(text, 60)!r}",
                 hint="Names are uname's or Docker's: x86_64 (amd64), aarch64 (arm64), ppc64le, riscv64, s390x, arm/v7.",
             )
-        return cls(architecture, explicit or variant)
+        return cls(architecture, _normal(explicit) or variant)
 
     @classmethod
     def host(cls) -> Platform:
@@ -80,8 +84,14 @@ class Platform(NamedTuple):
     @classmethod
     def of_document(cls, architecture: str, variant: str = "", os_name: str = "linux") -> Platform:
         """The platform that a manifest or an image config states; foreign text, which need not be known."""
-        named, implied = _UNAME.get(architecture.lower(), (architecture, ""))
-        return cls(named, variant or implied, os_name or "linux")
+        lower = architecture.lower()
+        named, implied = _UNAME.get(lower, (lower if lower in _KNOWN else architecture, ""))
+        return cls(named, _normal(variant) or implied, os_name.lower() or "linux")
+
+    @property
+    def runnable(self) -> bool:
+        """Whether there can be a node for it, so that ``--arch`` takes its name."""
+        return self.os == "linux" and self.architecture in _KNOWN and (not self.variant or self._level() is not None)
 
     def rank(self, candidate: Platform) -> int | None:
         """How well *candidate*, an image's platform, runs on this one: 0 is best, None is not at all.
@@ -96,20 +106,24 @@ class Platform(NamedTuple):
         wanted, offered = self._level(), candidate._level()
         if wanted is None or offered is None:
             return None
-        if offered <= wanted:
-            return wanted - offered
-        return None if self.variant else 100 + offered
+        if self.architecture == "arm64" and (wanted[0], offered[0]) == (9, 8):
+            runs = offered[1] <= wanted[1] + _ARM_9
+        else:
+            runs = offered <= wanted
+        distance = 10 * wanted[0] + wanted[1] - 10 * offered[0] - offered[1]
+        if runs:
+            return 1 + distance
+        return None if self.variant else _LAST - distance
 
     def best(self, candidates: Iterable[Platform]) -> int | None:
         """The index of the candidate that fits best (the first of equals), or None."""
         ranked = [(rank, i) for i, c in enumerate(candidates) if (rank := self.rank(c)) is not None]
         return min(ranked)[1] if ranked else None
 
-    def _level(self) -> int | None:
-        if not self.variant:
-            return _BASE_LEVEL.get(self.architecture)
-        match = _LEVEL.fullmatch(self.variant)
-        return int(match[1]) if match else None
+    def _level(self) -> tuple[int, int] | None:
+        """The variant's number, and the minor one behind its dot."""
+        match = _LEVEL.fullmatch(self.variant or _BASE.get(self.architecture, ""))
+        return (int(match[1]), int(match[2] or 0)) if match else None
 
     @property
     def directory(self) -> str:
@@ -118,3 +132,11 @@ class Platform(NamedTuple):
 
     def __str__(self) -> str:
         return "/".join(p for p in (self.os, self.architecture, self.variant) if p)
+
+
+def _normal(variant: str) -> str:
+    """*variant* in lower case, with the "v" that some leave out, and without a minor number of 0."""
+    match = _LEVEL.fullmatch(variant.lower())
+    if match is None:
+        return variant.lower()
+    return f"v{match[1]}" + (f".{match[2]}" if match[2] not in {None, "0"} else "")

@@ -1,13 +1,16 @@
 r"""Image references: the URI of ``enroot import`` in the words of the distribution reference grammar.
 
     uri         = "docker://" [ user "@" ] [ registry ( "#" | "/" ) ] repository [ ":" tag ] [ "@" digest ]
-    user        = 1*( letter / digit / any of _.!~*'();&=+$,-/% )         a login name; never a password
+    user        = 1*( letter / digit / any of _.!~*'();&=+$,-/%@ )        a login name; never a password
     registry    = host [ ":" port ]                                      before "/": it has a dot or a colon
     host        = component *( "." component ) / "[" IPv6 "]"
     repository  = path *( "/" path ), 255 characters at most
     path        = alnum *( ( "." / "_" / "__" / 1*"-" ) alnum )           lower case
     tag         = ( word character ) 0*127( word character / "." / "-" )
-    digest      = "sha256:" 64 hexadecimal digits
+    digest      = "sha256:" 64 hexadecimal digits / "sha512:" 128 hexadecimal digits
+
+What looks like a digest of another form, or like a version behind ``@``, is refused: enroot's grammar makes a login
+and an image on Docker Hub of it.  Only a single word before ``@sha512:`` is a login, as it is to enroot.
 
 What enroot does and this does too: a first component without dot or colon is a namespace on Docker Hub (even
 ``localhost/x``); a Docker Hub image without namespace is in ``library``; with tag and digest the digest decides;
@@ -29,19 +32,28 @@ __all__ = ["DOCKER_HUB", "DOCKER_HUB_NAMES", "Reference"]
 DOCKER_HUB = "registry-1.docker.io"
 DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 
+_HUB_ALIASES = "|".join(map(re.escape, sorted(DOCKER_HUB_NAMES - {DOCKER_HUB})))
 _SCHEME = "docker://"
+# Transports of skopeo and the like (containers-transports(5)) for what is on this machine.
+_LOCAL_SCHEMES = frozenset(
+    {"oci-archive", "docker-archive", "docker-daemon", "containers-storage", "dir", "file", "ocidir", "sif", "ostree"}
+)
 _MAX_URI = 2048
 _MAX_NAME = 255
 _COMPONENT = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST = rf"(?:{_COMPONENT}(?:\.{_COMPONENT})*|\[[0-9a-fA-F:]+\])"
 _PATH = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(rf"{_HOST}(?::[0-9]{{1,5}})?", re.ASCII)
-_USER = re.compile(r"[A-Za-z0-9_.!~*'();&=+$,/%-]+", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9_.!~*'();&=+$,/%@-]+", re.ASCII)
 _REPOSITORY = re.compile(rf"{_PATH}(?:/{_PATH})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
-_PASSWORD = re.compile(r"((?:^|//)[^/:@#]*:)[^/@#]*@(?!sha256:)")  # what must not be shown, even in an error
-_PINNED = re.compile(rf"(.*)@({_DIGEST.pattern})", re.ASCII)
+# What must not be shown, even in an error: all between the first colon and the last "@", but for a port and an image.
+_PASSWORD = re.compile(r"((?:^|//)[^/:#]*:)(?!\d{1,5}/[a-z0-9._/-]*(?::[\w.-]*)?@).*@(?![a-z0-9]+:[0-9a-f]{32})")
+_SHA256 = r"sha256:[0-9a-f]{64}"
+_SHA512 = r"sha512:[0-9a-f]{128}"
+_PINNED = re.compile(rf"(.*)@({_SHA256})|(.*[/:.#@].*)@({_SHA512})", re.ASCII)
+_NO_DIGEST = re.compile(r"(?:md5|sha[0-9]{1,3}|blake[0-9][a-z]?)(?::[^/#]*|[+_-][0-9a-f]{8,}[\w.-]*)", re.ASCII)
+_VERSION = re.compile(r"v?[0-9]+(?:[.-][\w.-]*)?", re.ASCII)
 
 
 class Reference(NamedTuple):
@@ -73,16 +85,17 @@ class Reference(NamedTuple):
         rest = uri[len(_SCHEME) :]
         digest = None
         if pinned := _PINNED.fullmatch(rest):
-            rest, digest = pinned[1], Digest.parse(pinned[2])
+            head, sha256, longer, sha512 = pinned.groups()
+            rest, digest = (head, Digest.parse(sha256)) if sha256 else (longer, Digest.parse(sha512))
         # Only the last "@" can end a login: neither repositories nor tags have one.
         user, at, name = rest.rpartition("@")
-        if digest is None and at and name.startswith("sha256:"):
-            raise _refused(uri, f"@{name}", "not a digest", "A digest is sha256: and 64 lower-case hexadecimal digits.")
+        if digest is None and at:
+            _refuse_mistaken(uri, user, name)
         if at and not _USER.fullmatch(user):
             raise _refused(uri, f"{user}@", *_why_user(user))
         registry, name = _split_registry(uri, name)
         repository, colon, tag = name.partition(":")
-        if colon and _DIGEST.fullmatch(tag):
+        if colon and re.fullmatch(_SHA256, tag):
             digest, tag, colon = digest or Digest.parse(tag), "", ""
         if colon and not _TAG.fullmatch(tag):
             raise _refused(uri, f":{tag}", "not a tag", "A tag is up to 128 letters, digits, '_', '.' and '-'.")
@@ -109,10 +122,19 @@ class Reference(NamedTuple):
         """The repository as users write it: without Docker Hub's ``library/``."""
         return self.repository.removeprefix("library/") if self.registry == DOCKER_HUB else self.repository
 
-    @property
-    def default_filename(self) -> str:
-        """enroot's default output: the image with ``+`` for ``/``, ``+TAG``, ``.sqsh``."""
-        return f"{self.familiar_name.replace('/', '+')}+{self.target}.sqsh"
+    @classmethod
+    def default_filename(cls, uri: str) -> str:
+        """enroot's default output for *uri*: the image with ``+`` for ``/``, ``+TAG``, ``.sqsh``.
+
+        ``library/`` stays where it was written behind a name of Docker Hub's other than `DOCKER_HUB`.
+
+        Raises: InvalidReference.
+        """
+        reference = cls.parse(uri)
+        name = reference.familiar_name
+        if re.search(rf"[/@]({_HUB_ALIASES})(?::\d+)?[/#]library/{re.escape(name)}(?:[:@]|$)", uri, re.IGNORECASE):
+            name = reference.repository
+        return f"{name.replace('/', '+')}+{reference.target}.sqsh"
 
     @property
     def looks_cut(self) -> bool:
@@ -151,19 +173,56 @@ def _refused(uri: str, part: str, why: str, hint: str) -> InvalidReference:
     return InvalidReference(f"invalid image reference: {why}{marker}", hint=hint)
 
 
+def _refuse_mistaken(uri: str, user: str, name: str) -> None:
+    """Refuse *name*, behind the "@" that follows *user*, where it was meant as a digest or a tag."""
+    if name.startswith("sha512:") and not re.search("[/:.#@]", user):
+        return  # as enroot reads it
+    if re.fullmatch(r"sha(256|512):.*", name, re.DOTALL):
+        digits = 64 if name.startswith("sha256") else 128
+        raise _refused(
+            uri, f"@{name}", "not a digest", f"A digest is {name[:7]} and {digits} lower-case hexadecimal digits."
+        )
+    if _NO_DIGEST.fullmatch(name):
+        signature = re.fullmatch(r"sha256-[0-9a-f]{64}(\.\w+)?", name)
+        raise _refused(
+            uri,
+            f"@{name}",
+            "not a digest that can be checked",
+            f"A tag of this form has a colon before it: {printable(f':{name}', 100)}"
+            if signature
+            else "A digest is sha256: or sha512: and 64 or 128 lower-case hexadecimal digits.",
+        )
+    if _VERSION.fullmatch(name):
+        raise _refused(
+            uri,
+            f"@{name}",
+            "a tag has ':' before it, not '@'",
+            f"Try {_SCHEME}{printable(f'{user}:{name}', 200)}" if ":" not in user else "",
+        )
+
+
 def _why_scheme(uri: str) -> tuple[str, str]:
+    why = "it does not start with docker://"
     scheme, found, rest = uri.partition("://")
     if found and scheme in {"dockerd", "podman"}:
         return (
             f"{scheme}:// images are in a local daemon, not in a registry",
             f"Push the image to a registry and import docker://REGISTRY/IMAGE:TAG, or use 'enroot import {scheme}://...'.",
         )
-    guess = rest if found else uri
-    return "it does not start with docker://", f"Try docker://{printable(guess, 100)}" if guess else "Name an image."
+    if re.match(r"\.{0,2}/|~", uri) or uri.endswith((".sqsh", ".squashfs")):
+        return why, "A file needs no import: enroot create, and pyxis' --container-image, take its path."
+    scheme, colon, behind = uri.partition(":")
+    if scheme.lower() in _LOCAL_SCHEMES or (scheme.lower() == "oci" and not found):
+        return why, f"{scheme.lower()}: names images that are in no registry: put it into one, with skopeo copy."
+    if scheme in {"docker", "registry"} and colon and not found:
+        guess = printable(behind.lstrip("/"), 100)
+        return why, f"Try {_SCHEME}{guess}, or for the image {scheme}: {_SCHEME}{printable(uri, 100)}"
+    guess = rest.lstrip("/") if found else uri
+    return why, f"Try {_SCHEME}{printable(guess, 100)}" if guess else "Name an image."
 
 
 def _why_user(user: str) -> tuple[str, str]:
-    if ":" in user and "@" not in user:
+    if ":" in user:
         return (
             "a login must not hold a password",
             "Everyone can see it: keep it in $ENROOT_CONFIG_PATH/.credentials, and write USER@REGISTRY#IMAGE.",

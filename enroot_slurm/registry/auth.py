@@ -200,6 +200,9 @@ class Login:
         if not self._wider and self._challenge.params.get("scope", "").startswith("repository:"):
             scopes = [self._challenge.params["scope"]]
         if not self._without and (credential := self._choose(realm)):
+            if credential.kind == "registry":
+                self._token, self._good = _Token(f"Bearer {credential.secret.reveal()}", credential, _FOREVER), False
+                return
             if not _related(realm, self._registry):
                 # Only for the repository that the user has named: the registry must not get a token for another one.
                 scopes = self._own_scopes
@@ -221,7 +224,7 @@ class Login:
     def _request(self, scopes: list[str], credential: Credential | None) -> Answer:
         parts = urlsplit(self._challenge.params["realm"])
         service = self._challenge.params.get("service", "")
-        if credential and credential.login == _IDENTITY_TOKEN:
+        if credential and credential.kind == "identity":
             form = {
                 "grant_type": "refresh_token",
                 "service": service,
@@ -275,7 +278,7 @@ def _related(realm: Origin, registry: Origin) -> bool:
 
 def _basic(credential: Credential) -> str:
     pair = f"{credential.login}:{credential.secret.reveal()}"
-    return "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+    return "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def _read_token(answer: Answer, realm: Origin, credential: Credential | None) -> _Token:

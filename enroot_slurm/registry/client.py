@@ -17,6 +17,7 @@ from enroot_slurm.errors import (
     printable,
 )
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, parse_document
 from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import refusals
@@ -109,13 +110,15 @@ class Repository:
         digest: Digest | None = None,
         *,
         known: Callable[[Digest], Manifest | Index | None] = lambda _: None,
+        known_config: Callable[[Digest], ImageConfig | None] = lambda _: None,
         keep: Callable[[bytes], None] = lambda _: None,
     ) -> Manifest:
         """The manifest for *platform* that *digest* names, or is in the index that it names.
 
-        digest  by default what the reference names
-        known   documents that need not be asked for
-        keep    is given each document that was received and verified
+        digest        by default what the reference names
+        known         documents that need not be asked for
+        known_config  likewise image configs, which are asked for where an index does not state platforms
+        keep          is given each document that was received and verified
 
         Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
         """
@@ -129,9 +132,17 @@ class Repository:
             keep(content)
             return document
 
+        def platform_of(manifest: Manifest) -> Platform | None:
+            config = known_config(manifest.config.digest)
+            if config is None:
+                content = self._small_blob(manifest.config)
+                config = ImageConfig.parse(content)
+                keep(content)
+            return config.platform
+
         reference, digest = self._reference, digest or self._reference.digest
         first = read(digest) if digest else fetch(reference.target, None)
-        return select(first, platform, read, f"{reference.familiar_name}:{reference.tag}")
+        return select(first, platform, read, f"{reference.familiar_name}:{reference.tag}", platform_of=platform_of)
 
     def head(self) -> Digest | None:
         """The digest of what the reference's tag names now, by one HEAD request; None where the registry tells none.
@@ -201,6 +212,14 @@ class Repository:
         transfer = Download(descriptor, self._transport, self._warn)
         while not transfer.complete:
             yield from transfer.attempt(ask)
+
+    def _small_blob(self, descriptor: Descriptor) -> bytes:
+        """The image config that *descriptor* names, verified."""
+        if descriptor.size > MAX_CONFIG:
+            raise IntegrityError(f"the image config has {descriptor.size} bytes; {MAX_CONFIG} are the most")
+        content = b"".join(self.blob(descriptor))
+        _verify(content, descriptor.digest)
+        return content
 
     def _document(self, target: str, digest: Digest | None) -> tuple[bytes, str]:
         """The manifest or index that *target*, a tag or the *digest*, names, and its Content-Type."""

@@ -1,183 +1,198 @@
-"""Logins for registries, from the file that enroot uses: ``$ENROOT_CONFIG_PATH/.credentials``.
+"""The logins that there are for a registry: of all files and helpers, in the order in which they count.
 
-Only the entry that is chosen for a host is ever evaluated, and secrets stay in `Secret`, which shows itself nowhere.
+Nothing is read before a registry asks for a login.  What can't be read, or is wrong in itself, costs that file, with a
+warning: an image that anyone may read needs none.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import subprocess
 import threading
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Protocol
 
-from enroot_slurm.errors import AccessDenied, ConfigError
-from enroot_slurm.oci.reference import DOCKER_HUB_NAMES
-from enroot_slurm.registry import netrc
+from enroot_slurm.errors import ConfigError, EnrootSlurmError, StorageError
+from enroot_slurm.registry.auth_file import AuthFile
+from enroot_slurm.registry.helpers import HelperFailed
+from enroot_slurm.registry.netrc_file import NetrcFile
+from enroot_slurm.registry.secret import Credential, Secret
 from enroot_slurm.system.slow_files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Credential", "Credentials", "Secret"]
+    from enroot_slurm.registry.netrc_file import Candidate
 
-_HUB = DOCKER_HUB_NAMES | {"auth.docker.io"}
-_MAX_FILE = 64 << 10
-_MAX_OUTPUT = 64 << 10
-_COMMAND_TIMEOUT = 20.0  # seconds
+__all__ = ["Credential", "Credentials", "Secret", "Source", "read_logins"]
 
-
-class Secret:
-    """A string that is shown as ``***``; only `reveal` gives it away."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The string itself, for the one line that sends it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __format__(self, spec: str) -> str:
-        return format("***", spec)
-
-    def __eq__(self, other: object) -> bool:
-        return self._value == other._value if isinstance(other, Secret) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._value))
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not to be stored or sent")
+_MAX_NETRC = 64 << 10
+_MAX_FILE = 1 << 20
 
 
-class Credential(NamedTuple):
-    """A login with its secret, and where it is from."""
+class Source(Protocol):
+    """A place where logins are written."""
 
-    login: str
-    secret: Secret
-    source: str
-    """FILE:LINE, for messages."""
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about it, for the user."""
+
+    def candidates(self, host: str, repository: str, user: str, *, default: bool) -> Iterator[Candidate]:
+        """The logins for *repository* of *host* (and of *user*), the best first; or, with *default*, those for all."""
 
 
 class Credentials:
-    """The entries of a credentials file.  Without arguments: none."""
+    """The logins for *repository*, of all *sources* in their order.  Without arguments: none.
+
+    A source is a function that reads it when it is needed, and returns None if there is nothing.  *name* is the file
+    where a line may be added, for messages.
+    """
 
     def __init__(
         self,
-        entries: Sequence[netrc.MachineEntry] = (),
+        sources: Sequence[Callable[[], Source | None]] = (),
         *,
         name: str = "",
-        warnings: tuple[str, ...] = (),
-        no_commands: str = "commands in it are off",
+        repository: str = "",
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._entries = tuple(entries)
-        self._name = name
-        self._no_commands = no_commands  # why, or empty: they may be run
-        self._evaluated: dict[int, Secret] = {}
-        self._lock = threading.Lock()
-        self.warnings = warnings
-        """What is doubtful about the file, for the user."""
+        self.name = name
+        self._unread = list(sources)
+        self._read: list[Source] = []
+        self._repository = repository
+        self._warn = warn
+        self._lock = threading.RLock()
 
     @classmethod
-    def load(cls, path: Path, *, run_commands: bool) -> Credentials:
-        """The credentials in the file *path*; none if there is no such file.
+    def load(
+        cls,
+        path: Path,
+        *,
+        run_commands: bool,
+        strict: bool = False,
+        repository: str = "",
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> Credentials:
+        """Those in the file *path* alone, in netrc's or Docker's form; see `read_logins`."""
 
-        *run_commands*: whether passwords of the form ``$(COMMAND)`` and ``$NAME`` may be evaluated.  Even so they
-        are not when someone else could have written them.
+        def read() -> Source | None:
+            return read_logins(path, run_commands=run_commands, strict=strict)
 
-        Raises: ConfigError, with FILE:LINE and never with content; StorageError, when the file system hangs.
-        """
-        try:
-            content, uid, mode = read_file(path, _MAX_FILE)
-        except (FileNotFoundError, NotADirectoryError):
-            return cls()
-        except OSError as error:
-            raise ConfigError(f"{path}: the credentials can't be read: {error.strerror}") from None
-        if not stat.S_ISREG(mode):
-            raise ConfigError(f"{path}: not a regular file")
-        if len(content) > _MAX_FILE:
-            raise ConfigError(f"{path}: larger than {_MAX_FILE >> 10} KiB")
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
-        if "\0" in text:
-            raise ConfigError(f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: there is a NUL character")
-        warnings, no_commands = _judge(path, uid, mode)
-        if not run_commands:
-            no_commands = "commands in credentials are off"
-        return cls(netrc.parse(text, str(path)), name=str(path), warnings=warnings, no_commands=no_commands)
+        return cls([read], name=str(path), repository=repository, warn=warn)
 
     def find(self, host: str, user: str = "", *, exact: bool = False) -> Credential | None:
         """The credential for *host* (``HOST[:PORT]``), with the login *user* if that is not empty.
 
-        An entry for host and port goes before one for the host, both before ``default`` (never with *exact*);
-        of several the first.  Docker Hub's host names are one.
+        With *exact*, *host* is where a registry wants logins sent to: netrc's ``default``, and tokens for registries
+        alone, are not for it.  A helper that fails is passed over if there is another login, with a warning.
 
-        Raises: AccessDenied when its password has to be evaluated and may not; ConfigError when that fails.
+        Raises: AccessDenied when its password has to be evaluated and may not, or a helper failed and there is no other
+        login; ConfigError when evaluating it fails.
         """
-        i = self._index(host, user, exact=exact)
-        if i is None:
-            return None
-        return Credential(self._entries[i].login, self._secret(i), f"{self._name}:{self._entries[i].line}")
-
-    def has(self, host: str, user: str = "") -> bool:
-        """Whether `find` would find something; nothing is evaluated."""
-        return self._index(host, user, exact=False) is not None
-
-    def place(self, host: str, user: str = "") -> str:
-        """FILE:LINE of what `find` would find, or empty; nothing is evaluated."""
-        i = self._index(host, user, exact=False)
-        return "" if i is None else f"{self._name}:{self._entries[i].line}"
-
-    @property
-    def name(self) -> str:
-        """The file's name, or empty."""
-        return self._name
-
-    def _index(self, host: str, user: str, *, exact: bool) -> int | None:
-        for name in [*_names(host), *([] if exact else [""])]:
-            for i, entry in enumerate(self._entries):
-                if _one_name(entry.machine) == name and entry.password and user in {"", entry.login}:
-                    return i
+        failed: HelperFailed | None = None
+        for candidate in self._candidates(host, user, exact=exact):
+            try:
+                credential = candidate.evaluate()
+            except HelperFailed as error:
+                failed = failed or error
+                continue
+            if credential is not None and not (exact and credential.kind == "registry"):
+                if failed:
+                    self._warn(f"{failed}; {credential.source} serves instead")
+                return credential
+        if failed and not exact:
+            raise failed
         return None
 
-    def _secret(self, i: int) -> Secret:
-        entry = self._entries[i]
-        password, where = entry.password or netrc.NetrcWord(""), f"{self._name}:{entry.line}"
-        if not password.substitution:
-            return Secret(password.text)
-        if self._no_commands:
-            raise AccessDenied(
-                f"{where}: the password has to be evaluated, but {self._no_commands}",
-                hint="Turn it on with the setting credential_commands. "
-                "If the password is meant as it stands, put it in double quotes.",
-            )
-        with self._lock:
-            if i not in self._evaluated:
-                self._evaluated[i] = Secret(_evaluate(password.text, where))
-            return self._evaluated[i]
+    def has(self, host: str, user: str = "", *, exact: bool = False) -> bool:
+        """Whether `find` would find something; only helpers are evaluated."""
+        for candidate in self._candidates(host, user, exact=exact):
+            try:
+                if candidate.certain or candidate.evaluate() is not None:
+                    return True
+            except HelperFailed:
+                continue
+        return False
+
+    def place(self, host: str, user: str = "") -> str:
+        """Where what `find` would find is written, or empty; nothing is evaluated, so helpers are left out."""
+        return next((c.place for c in self._candidates(host, user) if c.certain), "")
+
+    def _candidates(self, host: str, user: str, *, exact: bool = False) -> Iterator[Candidate]:
+        for default in (False,) if exact else (False, True):
+            for source in self._sources():
+                yield from source.candidates(host, self._repository, user, default=default)
+
+    def _sources(self) -> Iterator[Source]:
+        at = 0
+        while True:
+            with self._lock:
+                while at == len(self._read) and self._unread:
+                    source = self._next()
+                    self._read += [source] if source is not None else []
+                if at == len(self._read):
+                    return
+                source = self._read[at]
+            yield source
+            at += 1
+
+    def _next(self) -> Source | None:
+        try:
+            source = self._unread.pop(0)()
+        except StorageError as error:
+            self._unread.clear()  # the others are in the same home: each would take as long
+            self._warn(f"{error}: logins are not looked for any further")
+            return None
+        except EnrootSlurmError as error:
+            self._warn(f"{error}: there are no logins from there")
+            return None
+        for text in source.warnings if source is not None else ():
+            self._warn(text)
+        return source
 
 
-def _names(host: str) -> list[str]:
-    """The names that entries for *host* can have, the most specific first."""
-    host = _one_name(host.lower())
-    bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and host.count(":") == 1 else host
-    if host.startswith("["):
-        bare = host.partition("]")[0].lstrip("[")
-    return [host, *([_one_name(bare)] if bare != host else [])]
+def read_logins(
+    path: Path, *, run_commands: bool, strict: bool = False, bare: bool = False, required: bool = False
+) -> _File | None:
+    """The logins in the file *path*, in netrc's or in Docker's form; None if there is no such file.
+
+    *run_commands*: whether passwords of the form ``$(COMMAND)`` and ``$NAME``, and helpers, may be evaluated.  Even so
+    they are not when someone else could have written them.  *strict*: see `NetrcFile`; *bare*: see `AuthFile`.
+    *required*: it has to be there.
+
+    Raises: ConfigError, with FILE:LINE and never with content; StorageError, when the file system hangs.
+    """
+    try:
+        content, uid, mode = read_file(path, _MAX_FILE)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not required:
+            return None
+        raise ConfigError(f"{path}: the credentials can't be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path}: not a regular file")
+    is_netrc = not bare and content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"
+    limit = _MAX_NETRC if is_netrc else _MAX_FILE
+    if len(content) > limit:
+        raise ConfigError(f"{path}: larger than {limit >> 10} KiB")
+    if b"\0" in content:
+        raise ConfigError(f"{path}:{content.count(10, 0, content.index(0)) + 1}: there is a NUL character")
+    text = content.decode("utf-8", "surrogateescape")
+    doubts, why = _judge(path, uid, mode)
+    if is_netrc:
+        commands = why if run_commands else "commands in credentials are off"
+        return _File(NetrcFile(text, str(path), no_commands=commands, strict=strict), doubts)
+    helpers = why if run_commands else "credential helpers are off"
+    return _File(AuthFile(text, str(path), no_helpers=helpers, bare=bare), doubts)
 
 
-def _one_name(machine: str) -> str:
-    return "registry-1.docker.io" if machine in _HUB else machine
+class _File:
+    """What is in a file, and what is doubtful about the file itself."""
+
+    def __init__(self, content: NetrcFile | AuthFile, doubts: tuple[str, ...]) -> None:
+        self.candidates = content.candidates
+        self.doubts = doubts
+        self.warnings = (*doubts, *content.warnings)
+        self.helpers = content.helpers if isinstance(content, AuthFile) else ()
 
 
 def _judge(path: Path, uid: int, mode: int) -> tuple[tuple[str, ...], str]:
@@ -190,51 +205,3 @@ def _judge(path: Path, uid: int, mode: int) -> tuple[tuple[str, ...], str]:
     if mode & 0o044:
         return (f"{path}: other users may read it; run: chmod 600 {path}",), ""
     return (), ""
-
-
-def _evaluate(text: str, where: str) -> str:
-    """What the shell makes of *text*, a variable or a command: the first line.
-
-    A command that fails is an error and never leads to other credentials (CVE-2021-41092).
-    """
-    if not text.startswith("$("):
-        name = text.strip("${}")
-        if not os.environ.get(name):
-            raise ConfigError(
-                f"{where}: the password is a variable that is not set",
-                hint="Put the password in double quotes if it is meant as it stands.",
-            )
-        return os.environ[name]
-    process = subprocess.Popen(
-        # As enroot does it; quoted, so that the output is neither split nor expanded.
-        ["/bin/sh", "-c", f"result={text} || exit; printf '%s\\n' \"$result\""],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    timer = threading.Timer(_COMMAND_TIMEOUT, _kill, [process])
-    timer.start()
-    assert process.stdout is not None
-    try:
-        with process.stdout as pipe:
-            output = pipe.read(_MAX_OUTPUT + 1)
-        if len(output) > _MAX_OUTPUT:
-            _kill(process)
-        status = process.wait()
-    finally:
-        timed_out = not timer.is_alive()
-        timer.cancel()
-    if timed_out:
-        raise ConfigError(f"{where}: the command of the password took longer than {_COMMAND_TIMEOUT:g} s")
-    if len(output) > _MAX_OUTPUT:
-        raise ConfigError(f"{where}: the command of the password printed more than {_MAX_OUTPUT >> 10} KiB")
-    first = output.decode("utf-8", "replace").partition("\n")[0].rstrip("\r")
-    if status or not first or not first.isprintable():
-        ended = f"ended with status {status}" if status else "printed no password"
-        raise ConfigError(f"{where}: the command of the password {ended}")
-    return first
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)

@@ -1,13 +1,15 @@
 r"""The netrc form of a credentials file, as enroot and curl (7.84 and later) read it.
 
-    file     = *( entry / "default" *field / macdef / comment )
-    entry    = "machine" value *field                   on one line or on several
-    field    = ( "login" / "password" / "account" ) value
+    file     = *( entry / macdef / comment / word )
+    entry    = ( "machine" value / "default" ) *( "login" value / "password" value / word )
     value    = word / quoted / command
     quoted   = DQUOTE text DQUOTE                       with \n, \r, \t; a backslash before anything else goes away
     command  = "$(" text ")"                            up to the matching parenthesis: it may hold spaces
     macdef   = "macdef" name lines, up to an empty line  skipped
     comment  = "#" up to the end of the line            where a keyword may stand: within a word it is a part of it
+
+Keywords are in any case.  Other words where a keyword may stand ("account", "port") are skipped, and so is what is
+before the first entry.  Words end at blanks, tabs and line ends, and at no other space: a password may hold U+00A0.
 
 Sources: curl's lib/netrc.c; enroot's doc/cmd/import.md ("evalnetrc" for values that start with "$").
 """
@@ -22,12 +24,16 @@ from enroot_slurm.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MachineEntry", "NetrcWord", "parse"]
+__all__ = ["MachineEntry", "NetrcWord", "parse", "quoted"]
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}
 _QUOTED = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
+_SPACE = re.compile(r"[ \t\r\n]*")
+_WORD = re.compile(r"[^ \t\r\n]+")
+_MACRO_END = re.compile(r"\n[ \t\r]*(?:\n|\Z)")
 _VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})", re.ASCII)
-_FIELDS = {"login", "password", "account"}
+_PLAIN = re.compile(r'(?!["#])[!-~]+')
+_BOM = "\ufeff"
 
 
 class NetrcWord(NamedTuple):
@@ -41,43 +47,49 @@ class NetrcWord(NamedTuple):
 
 
 class MachineEntry(NamedTuple):
-    """What one ``machine`` (or ``default``, with an empty name) says."""
+    """What one ``machine`` (or ``default``, with an empty name) says, and where: characters of the file, and a line."""
 
     machine: str
     login: str
     password: NetrcWord | None
     line: int
+    start: int = 0
+    end: int = 0
 
 
 def parse(text: str, name: str) -> list[MachineEntry]:
     """The entries in *text*, in order; *name* is the file's, for messages, which never quote its content.
 
-    Raises: ConfigError.
+    Raises: ConfigError, when a quote or a parenthesis is not closed.
     """
     words = _Words(text, name)
     entries: list[MachineEntry] = []
-    for keyword, line in words.keywords():
+    for keyword, line, start in words.keywords():
         if keyword == "macdef":
-            words.value(keyword, line)
+            words.value()
             words.skip_macro()
         elif keyword == "machine":
-            entries.append(MachineEntry(words.value(keyword, line).text.lower(), "", None, line))
+            if (value := words.value()) is not None:
+                entries.append(MachineEntry(value.text.lower(), "", None, line, start, words.at))
         elif keyword == "default":
-            entries.append(MachineEntry("", "", None, line))
-        elif keyword not in _FIELDS:
-            raise ConfigError(
-                f"{name}:{line}: expected 'machine', 'default', 'login', 'password' or 'account'",
-                hint='A login or password that has spaces needs double quotes: password "two words".',
-            )
-        elif not entries:
-            raise ConfigError(f"{name}:{line}: there is no 'machine' before '{keyword}'")
-        else:
-            value = words.value(keyword, line)
-            if keyword == "login":
-                entries[-1] = entries[-1]._replace(login=value.text)
-            elif keyword == "password":
-                entries[-1] = entries[-1]._replace(password=value)
+            entries.append(MachineEntry("", "", None, line, start, words.at))
+        elif keyword in {"login", "password"} and entries:
+            value = words.value(command=keyword == "password")
+            if value is not None and keyword == "login":
+                entries[-1] = entries[-1]._replace(login=value.text, end=words.at)
+            elif value is not None:
+                entries[-1] = entries[-1]._replace(password=value, end=words.at)
     return entries
+
+
+def quoted(value: str, *, password: bool = False) -> str:
+    """*value* as a word of such a file; one that is a *password* is not to be evaluated, whatever it looks like."""
+    if _PLAIN.fullmatch(value) and not (password and value.startswith("$")):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    for char, escape in (("n", "\n"), ("r", "\r"), ("t", "\t")):
+        escaped = escaped.replace(escape, f"\\{char}")
+    return f'"{escaped}"'
 
 
 class _Words:
@@ -86,61 +98,68 @@ class _Words:
     def __init__(self, text: str, name: str) -> None:
         self._text = text
         self._name = name
-        self._at = 0
+        self._line, self._counted = 1, 0
+        self.at = len(_BOM) if text.startswith(_BOM) else 0
 
-    def keywords(self) -> Iterator[tuple[str, int]]:
-        """The words that stand where a keyword may, with their lines."""
+    def keywords(self) -> Iterator[tuple[str, int, int]]:
+        """The words that stand where a keyword may, in lower case, with their lines and places."""
         while self._skip_space():
-            if self._text[self._at] == "#":
-                self._at = self._end_of_line()
+            start, line = self.at, self._line_number()
+            if self._text[start] == "#":
+                end = self._text.find("\n", start)
+                self.at = end if end >= 0 else len(self._text)
+            elif self._text[start] == '"':
+                yield self._quoted().lower(), line, start
             else:
-                yield self._word(), self._line()
+                yield self._word().lower(), line, start
 
-    def value(self, keyword: str, line: int) -> NetrcWord:
-        """The word that follows *keyword*."""
+    def value(self, *, command: bool = False) -> NetrcWord | None:
+        """The next word, which may be a *command*; None at the end."""
         if not self._skip_space():
-            raise ConfigError(f"{self._name}:{line}: nothing follows '{keyword}'")
-        if self._text[self._at] == '"':
+            return None
+        if self._text[self.at] == '"':
             return NetrcWord(self._quoted())
-        if keyword == "password" and self._text.startswith("$(", self._at):
+        if command and self._text.startswith("$(", self.at):
             return NetrcWord(self._command(), substitution=True)
         word = self._word()
-        return NetrcWord(word, substitution=keyword == "password" and _VARIABLE.fullmatch(word) is not None)
+        return NetrcWord(word, substitution=command and _VARIABLE.fullmatch(word) is not None)
 
     def skip_macro(self) -> None:
         """Move behind the next empty line."""
-        found = re.compile(r"\n[ \t\r]*(?:\n|\Z)").search(self._text, self._at)
-        self._at = found.end() if found else len(self._text)
+        found = _MACRO_END.search(self._text, self.at)
+        self.at = found.end() if found else len(self._text)
 
     def _skip_space(self) -> bool:
-        while self._at < len(self._text) and self._text[self._at].isspace():
-            self._at += 1
-        return self._at < len(self._text)
+        match = _SPACE.match(self._text, self.at)
+        self.at = match.end() if match else self.at
+        return self.at < len(self._text)
 
-    def _line(self) -> int:
-        return self._text.count("\n", 0, self._at) + 1
-
-    def _end_of_line(self) -> int:
-        end = self._text.find("\n", self._at)
-        return end if end >= 0 else len(self._text)
+    def _line_number(self) -> int:
+        self._line += self._text.count("\n", self._counted, self.at)
+        self._counted = self.at
+        return self._line
 
     def _word(self) -> str:
-        start = self._at
-        while self._at < len(self._text) and not self._text[self._at].isspace():
-            self._at += 1
-        return self._text[start : self._at]
+        match = _WORD.match(self._text, self.at)
+        assert match
+        self.at = match.end()
+        return match[0]
 
     def _quoted(self) -> str:
-        match = _QUOTED.match(self._text, self._at)
+        match = _QUOTED.match(self._text, self.at)
         if match is None:
-            raise ConfigError(f"{self._name}:{self._line()}: the double quote is not closed")
-        self._at = match.end()
+            raise ConfigError(
+                f"{self._name}:{self._line_number()}: the double quote is not closed",
+                hint="A login or password that starts with a double quote needs quotes around it, and \\ before it.",
+            )
+        self.at = match.end()
         return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), match[1])
 
     def _command(self) -> str:
-        depth, quote, start = 0, "", self._at
+        depth, quote, start = 0, "", self.at
         skip = False
-        for i in range(start, self._end_of_line()):
+        end = self._text.find("\n", start)
+        for i in range(start, end if end >= 0 else len(self._text)):
             char = self._text[i]
             if skip:
                 skip = False
@@ -155,6 +174,6 @@ class _Words:
             elif char == ")":
                 depth -= 1
                 if not depth:
-                    self._at = i + 1
-                    return self._text[start : self._at]
-        raise ConfigError(f"{self._name}:{self._line()}: '$(' is not closed")
+                    self.at = i + 1
+                    return self._text[start : self.at]
+        raise ConfigError(f"{self._name}:{self._line_number()}: '$(' is not closed")

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.errors import ConfigError, printable
 from enroot_slurm.settings.expansion import Variables
-from enroot_slurm.settings.schema import SETTINGS, Assignment, Problem, Setting, Value, similar_setting
+from enroot_slurm.settings.schema import (
+    SETTINGS,
+    Assignment,
+    Problem,
+    Setting,
+    Value,
+    similar_setting,
+    similar_variable,
+)
 from enroot_slurm.squashfs.options import SquashOptions
 
 if TYPE_CHECKING:
@@ -34,6 +42,9 @@ ENROOT_CONF = Path("/etc/enroot/enroot.conf")
 """enroot's file; the directory ``enroot.conf.d`` is beside it."""
 
 _MAX_FILE = 1 << 20
+_OBSOLETE = ("squash_memory",)
+_PREFIX = "ENROOT_SLURM_"
+_OTHERS = frozenset({"ENROOT_SLURM_CONFIG", "ENROOT_SLURM_SITE_CONFIG"})  # and _IMAGE..., which jobs get
 _PLACE = re.compile(r"(.*):(\d+):(\d+)", re.DOTALL)
 
 
@@ -85,6 +96,10 @@ class Config(NamedTuple):
     """Who owns the shared cache; empty: whoever does."""
     site_credentials: str
     """An absolute path; empty: images of the shared cache are fetched without credentials."""
+    auth_file: str
+    """An absolute path, of the only file of docker or podman that counts; empty: the usual ones."""
+    credential_sources: tuple[str, ...]
+    """``netrc`` and ``docker``: whose files of logins are read."""
     cache_high: float
     """Bytes, or a share of the file system if not above 1; 0: the cache may grow."""
     cache_low: float
@@ -120,6 +135,10 @@ class Config(NamedTuple):
     insecure_registries: tuple[str, ...]
     """Hosts, or hosts with ports, as `Reference.registry` has them."""
     certs_dirs: tuple[str, ...]
+    doubts: tuple[str, ...]
+    """What is no error, but hardly meant: variables called ``ENROOT_SLURM_...`` that no setting has."""
+    trusted: bool
+    """Whether neither the environment nor the user's file counts, as for a hook that root starts."""
     origins: Mapping[str, str]
     """By key: ``default``, ``argument``, ``environment ENROOT_X`` or ``FILE:LINE``."""
 
@@ -169,7 +188,7 @@ class Config(NamedTuple):
                 values[key], origins[key] = entry.value(variables, problems), "default"
         if problems:
             raise _error(problems)
-        return cls(**values, origins=origins)
+        return cls(**values, doubts=(*_unknown(environ), *_obsolete(origins)), trusted=trusted, origins=origins)
 
     @staticmethod
     def check(file: Path, *, environ: Mapping[str, str] | None = None) -> list[Problem]:
@@ -229,6 +248,23 @@ def _environment(environ: Mapping[str, str]) -> list[Assignment]:
         if entry:
             entries.append(entry)
     return entries
+
+
+def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A line for each variable that is spelled like a setting of ours, and is none."""
+    known = _OTHERS | {setting.variable for setting in SETTINGS.values()}
+    return tuple(
+        f"the variable {printable(name, 80)} is no setting{similar_variable(name)}"
+        for name in environ
+        if name.startswith(_PREFIX) and name not in known and not name.startswith(f"{_PREFIX}IMAGE")
+    )
+
+
+def _obsolete(origins: Mapping[str, str]) -> tuple[str, ...]:
+    """A line for each setting that is still accepted, but has no use any more."""
+    return tuple(
+        f"{key} has no use any more: remove it from {origins[key]}" for key in _OBSOLETE if origins[key] != "default"
+    )
 
 
 def _user_yaml(

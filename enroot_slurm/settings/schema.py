@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.settings.expansion import Variables
 
-__all__ = ["OFF", "SETTINGS", "Assignment", "Problem", "Setting", "Value", "similar_setting"]
+__all__ = ["OFF", "SETTINGS", "Assignment", "Problem", "Setting", "Value", "similar_setting", "similar_variable"]
 
 OFF = frozenset({"no", "n", "false", "f"})
 """What enroot takes for unset, in lower case (enroot.in, config::fini)."""
@@ -283,6 +283,10 @@ def _number_text(value: float) -> str:
     return f"{value:f}".rstrip("0").rstrip(".")
 
 
+def _switch(key: str, variable: str, default: str) -> Setting:
+    return Setting(key, variable, default, _YES_NO, _boolean, _boolean_text, is_boolean=True)
+
+
 _A_PATH = "an absolute path"
 _A_NUMBER = "a whole number"
 _A_SIZE = "a size such as 512MiB or 1GiB"
@@ -309,49 +313,34 @@ SETTINGS: dict[str, Setting] = {
         Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, _seconds, _number_text),
         Setting("transfer_timeout", "ENROOT_TRANSFER_TIMEOUT", "0", _TIME, _seconds, _number_text),
         Setting("transfer_retries", "ENROOT_TRANSFER_RETRIES", "5", _A_NUMBER, _integer),
-        Setting("allow_http", "ENROOT_ALLOW_HTTP", "no", _YES_NO, _boolean, _boolean_text, is_boolean=True),
+        _switch("allow_http", "ENROOT_ALLOW_HTTP", "no"),
         Setting("squash_memory", "ENROOT_SLURM_SQUASH_MEMORY", "1GiB", _A_SIZE, _size, _size_text),
-        Setting("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),
+        _switch("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes"),
         Setting("shared_cache", "ENROOT_SLURM_SHARED_CACHE", "", _A_PATH, _optional_path),
         Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", _user_name),
         Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, _optional_path),
+        Setting("auth_file", "ENROOT_SLURM_AUTH_FILE", "", _A_PATH, _optional_path),
+        Setting(
+            "credential_sources",
+            "ENROOT_SLURM_CREDENTIAL_SOURCES",
+            "netrc,docker",
+            "netrc or docker",
+            _choice("netrc", "docker"),
+            is_list=True,
+        ),
         Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, _watermark, _watermark_text),
         Setting("min_free", "ENROOT_SLURM_MIN_FREE", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", _age, _age_text),
         Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, _seconds, _number_text),
-        Setting("locks", "ENROOT_SLURM_LOCKS", "yes", _YES_NO, _boolean, _boolean_text, is_boolean=True),
+        _switch("locks", "ENROOT_SLURM_LOCKS", "yes"),
         Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, _seconds, _number_text),
         Setting("worker_timeout", "ENROOT_SLURM_WORKER_TIMEOUT", "30", _TIME, _seconds, _number_text),
-        Setting(
-            "credential_commands",
-            "ENROOT_SLURM_CREDENTIAL_COMMANDS",
-            "yes",
-            _YES_NO,
-            _boolean,
-            _boolean_text,
-            is_boolean=True,
-        ),
+        _switch("credential_commands", "ENROOT_SLURM_CREDENTIAL_COMMANDS", "yes"),
         Setting("run_path", "ENROOT_SLURM_RUN_PATH", "/run/enroot-slurm", _A_PATH, _path),
         Setting("prolog_deadline", "ENROOT_SLURM_PROLOG_DEADLINE", "15", _TIME, _seconds, _number_text),
-        Setting(
-            "comment_requests",
-            "ENROOT_SLURM_COMMENT_REQUESTS",
-            "no",
-            _YES_NO,
-            _boolean,
-            _boolean_text,
-            is_boolean=True,
-        ),
-        Setting(
-            "hook_credential_commands",
-            "ENROOT_SLURM_HOOK_CREDENTIAL_COMMANDS",
-            "no",
-            _YES_NO,
-            _boolean,
-            _boolean_text,
-            is_boolean=True,
-        ),
+        _switch("comment_requests", "ENROOT_SLURM_COMMENT_REQUESTS", "no"),
+        _switch("hook_credential_commands", "ENROOT_SLURM_HOOK_CREDENTIAL_COMMANDS", "no"),
         Setting("site_failure_wait", "ENROOT_SLURM_SITE_FAILURE_WAIT", "60", _TIME, _seconds, _number_text),
         Setting(
             "on_site_failure", "ENROOT_SLURM_ON_SITE_FAILURE", "fail", "fail or continue", _choice("fail", "continue")
@@ -380,8 +369,18 @@ SETTINGS: dict[str, Setting] = {
 
 def similar_setting(name: str) -> str:
     """``, did you mean ...?`` when *name* resembles a setting or is one's variable, else nothing."""
+    key = _similar(name)
+    return f", did you mean '{key}'?" if key else ""
+
+
+def similar_variable(name: str) -> str:
+    """Likewise, with the variable of the setting."""
+    key = _similar(name)
+    return f", did you mean {SETTINGS[key].variable}?" if key else ""
+
+
+def _similar(name: str) -> str:
     import difflib  # noqa: PLC0415 - a millisecond that only errors need
 
     key = name.lower().replace("-", "_").removeprefix("enroot_").removeprefix("slurm_")
-    close = difflib.get_close_matches(key, SETTINGS, n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
+    return next(iter(difflib.get_close_matches(key, SETTINGS, n=1)), "")

@@ -295,10 +295,12 @@ def test_a_clock_that_is_wrong(cache, import_environment, seconds, said) -> None
 
 
 def test_credentials_that_are_wrong(cache, import_environment) -> None:
-    """A file that others can read is a warning, one that can't be understood an error; with the line."""
+    """A file that others can read, and a slip, are warnings, what can't be understood is an error; with the line."""
     file = credentials(import_environment, f"machine x login ann password {SECRET}", mode=0o644)
     assert f"chmod 600 {file}" in doctor(environment=import_environment).one("settings.credentials", "warning")
     credentials(import_environment, "# a comment", f"machine x login ann pasword {SECRET}")
+    assert f"{file}:2" in doctor(environment=import_environment).one("settings.credentials", "warning")
+    credentials(import_environment, "# a comment", f'machine x login ann password "{SECRET}')
     assert f"{file}:2" in doctor(environment=import_environment).one("settings.credentials", "error")
 
 

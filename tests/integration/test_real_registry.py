@@ -98,6 +98,22 @@ def test_platform_that_is_missing(registry: Registry, repository: str, import_to
     assert "arm64" in text
 
 
+@pytest.mark.parametrize(("architecture", "system"), [("arm64", "linux"), ("unknown", "unknown"), ("amd64", "windows")])
+def test_a_config_that_contradicts(
+    architecture, system, registry: Registry, repository: str, import_to_tree: Import
+) -> None:
+    """An image that says it is for another platform is imported when this one is asked for by its name."""
+    from enroot_slurm.errors import PlatformNotFound
+    from enroot_slurm.oci.platform import Platform
+
+    registry.push(repository, "t", Image(layers(), architecture=architecture, os=system))
+    with pytest.raises(PlatformNotFound, match=f"for {system}/{architecture}, not for") as caught:
+        import_to_tree(registry.uri(repository, "t"))
+    name = caught.value.hint.rpartition("--arch ")[2].rstrip(".")
+    assert name == Platform.host().architecture
+    assert_content(import_to_tree(registry.uri(repository, "t"), arch=name))
+
+
 def test_digest_in_the_reference(registry: Registry, repository: str, import_to_tree: Import) -> None:
     """With a digest, the tag may have moved on."""
     old = registry.push(repository, "t", Image(layers()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -84,15 +85,25 @@ def test_layers_of_all_kinds(base):
         ),
         (image(layers=[descriptor("application/vnd.oci.image.layer.v1.tar+lzma")]), m.OCI_MANIFEST, "not known"),
         (image(layers=[descriptor("application/octet-stream")]), m.OCI_MANIFEST, "not known"),
-        (image(layers=None), m.OCI_MANIFEST, "no list of layers"),
+        (image(layers={}), m.OCI_MANIFEST, "not a list"),
+        (index(manifests={}), m.OCI_INDEX, "not a list"),
+        (image(Layers=[]), m.OCI_MANIFEST, "'Layers' twice"),
+        (image(Config={}), m.OCI_MANIFEST, "'Config' twice"),
+        (image() | {"layer\u017f": []}, m.OCI_MANIFEST, "twice"),
+        (image(Manifests=[]), m.OCI_MANIFEST, "read in two ways"),
+        (image(config=descriptor("", Digest=D)), m.OCI_MANIFEST, "'Digest' twice"),
+        (index(entry("amd64", ArtifactType="", artifactType="application/x")), m.OCI_INDEX, "twice"),
+        (index(entry(platform={"os": "linux", "architecture": "amd64", "OS": "windows"})), m.OCI_INDEX, "'OS' twice"),
+        (b'{"schemaVersion":2,"x":NaN}', m.OCI_MANIFEST, "NaN"),
+        (json.dumps(image()).encode("utf-16"), m.OCI_MANIFEST, "not valid JSON"),
         (image(layers=[descriptor()] * 501), m.OCI_MANIFEST, "501 layers"),
         (image(layers=[descriptor(size=-1)]), m.OCI_MANIFEST, "number of bytes"),
         (image(layers=[descriptor(size="3")]), m.OCI_MANIFEST, "number of bytes"),
         (image(layers=[descriptor(size=True)]), m.OCI_MANIFEST, "number of bytes"),
         (image(layers=[descriptor(digest="sha256:../../etc")]), m.OCI_MANIFEST, "not a sha256"),
         (image(layers=[descriptor(digest=D.upper())]), m.OCI_MANIFEST, "not a sha256"),
-        (image(config=None), m.OCI_MANIFEST, "not a descriptor"),
-        (index(3), m.OCI_INDEX, "not a descriptor"),
+        (image(config=None), m.OCI_MANIFEST, "not an object"),
+        (index(3), m.OCI_INDEX, "not an object"),
         (b"[]", m.OCI_MANIFEST, "not a JSON object"),
         (b"<html>", m.OCI_MANIFEST, "not valid JSON"),
         (b'{"schemaVersion":2,"layers":[],"layers":[1]}', m.OCI_MANIFEST, "occurs twice"),
@@ -104,6 +115,73 @@ def test_what_is_wrong_is_refused(document, content_type, message):
     """Each malformed, ambiguous or foreign document has its own error."""
     with pytest.raises(IntegrityError, match=message):
         parse(document, content_type)
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "application/json", "text/html", "", None])
+def test_configs_of_old_registries(kind):
+    """What moby takes for an image's config is one."""
+    config = {k: v for k, v in descriptor(kind).items() if v is not None}
+    assert parse(image(config=config)).config.media_type == (kind or "")
+
+
+def test_nothing_is_absent():
+    """A null is as good as no key, and no layers as an empty list."""
+    bare = json.dumps({**image(), "layers": None, "manifests": None, "mediaType": None, "annotations": None}).encode()
+    assert parse(bare).layers == ()
+    assert parse(json.dumps({k: v for k, v in image().items() if k != "layers"}).encode()).layers == ()
+    nothing = dict.fromkeys(("platform", "annotations", "artifactType"))
+    (stated, _), *others = parse(index({**entry("arm64"), **nothing}), m.OCI_INDEX).entries
+    assert stated is None
+    assert not others
+    assert parse(index(manifests=None), m.OCI_INDEX).entries == ()
+
+
+def test_case_of_names():
+    """Go reads a name in any case, and so do all that are written in it."""
+    odd = json.dumps({"SchemaVersion": 2, "CONFIG": image()["config"], "Layers": [descriptor()]}).encode()
+    assert len(parse(odd, "application/json").layers) == 1
+    assert ImageConfig.parse(b'{"config": {"env": ["A=1"]}}').env == ("A=1",)
+    assert dict(ImageConfig.parse(b'{"config": {"Labels": {"a": "1", "A": "2"}}}').labels) == {"a": "1", "A": "2"}
+    with pytest.raises(IntegrityError, match="twice"):
+        ImageConfig.parse(b'{"rootfs": {"diff_ids": [], "DIFF_IDS": []}}')
+
+
+def test_artifact_types_of_images():
+    """An index entry whose artifact type is an image's, or empty, is an image."""
+    kinds = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json", "", None)
+    entries = [entry("amd64", artifactType=kind) for kind in kinds]
+    assert len(parse(index(*entries), m.OCI_INDEX).entries) == len(kinds)
+
+
+@pytest.mark.parametrize("platform", [{}, {"architecture": "", "os": ""}, {"os": "linux"}])
+def test_platforms_that_say_nothing(platform):
+    """Without an architecture no platform is stated."""
+    assert parse(index(entry(platform=platform)), m.OCI_INDEX).entries[0][0] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2023-11-14T22:13:20Z", 1_700_000_000),
+        ("2023-11-14T22:13:20.5+00:00", 1_700_000_000),
+        ("2023-11-15T00:13:20+02:00", 1_700_000_000),
+        ("2023-11-14T22:13:20", 1_700_000_000),
+        ("2023-11-14 22:13:20", 1_700_000_000),
+        ("1969-12-31T23:59:59", 0),
+        ("0001-01-01T00:00:00", 0),
+        ("9999-12-31T23:59:59-23:59", 0),
+        ("yesterday", 0),
+        (5, 0),
+    ],
+)
+def test_times(monkeypatch, text, seconds):
+    """A time without a zone is UTC, on every node."""
+    for zone in ("UTC", "America/New_York", "XYZ-14"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert ImageConfig.parse(json.dumps({"created": text}).encode()).created == seconds
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_attestations_and_artifacts_are_left_out():

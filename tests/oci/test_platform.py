@@ -15,7 +15,7 @@ P = Platform.parse
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        ("x86_64 x86-64 amd64 AMD64 linux/amd64", "linux/amd64"),
+        ("x86_64 x86-64 x64 amd64 AMD64 linux/amd64", "linux/amd64"),
         ("aarch64 arm64 linux/arm64", "linux/arm64"),
         ("armv7l armhf arm/v7 linux/arm/v7", "linux/arm/v7"),
         ("armv6l armel arm/v6", "linux/arm/v6"),
@@ -23,7 +23,9 @@ P = Platform.parse
         ("riscv64", "linux/riscv64"),
         ("s390x", "linux/s390x"),
         ("i386 i686 386", "linux/386"),
-        ("amd64/v3 x86_64/v3", "linux/amd64/v3"),
+        ("amd64/v3 x86_64/v3 AMD64/V3 amd64/3", "linux/amd64/v3"),
+        ("arm64/v8 arm64/8 aarch64/V8 arm64/v8.0", "linux/arm64/v8"),
+        ("arm64/v8.2 arm64/8.2", "linux/arm64/v8.2"),
     ],
 )
 def test_names_of_uname_and_docker(names, text):
@@ -57,6 +59,21 @@ def test_the_host_is_unames():
         ("arm/v6", ["arm/v7"], None),
         ("arm/v7", ["arm"], 0),
         ("amd64", ["arm64"], None),
+        ("arm64/v8", ["arm64/v8.5"], None),
+        ("arm64/v8", ["arm64/v8.5", "arm64"], 1),
+        ("arm64", ["arm64/v8.5"], 0),
+        ("arm64", ["arm64/v9", "arm64/v8.5"], 1),
+        ("arm64/v8.5", ["arm64/v8", "arm64/v8.6", "arm64/v8.4"], 2),
+        ("arm64/v8.5", ["arm64/v8.4", "arm64/v8.5"], 1),
+        ("arm64/v8", ["arm64", "arm64/v8"], 1),
+        ("arm64/v9", ["arm64/v8.6", "arm64/v8.5"], 1),
+        ("arm64/v9", ["arm64/v8.5", "arm64/v9"], 1),
+        ("arm64", ["ARM64"], 0),
+        ("arm64", ["aarch64/8"], 0),
+        ("amd64", ["X64"], 0),
+        ("arm/v7", ["arm/7", "arm/6"], 0),
+        ("amd64/v2", ["amd64/V2"], 0),
+        ("amd64/v2", ["amd64/x"], None),
         ("amd64", [], None),
     ],
 )
@@ -70,6 +87,22 @@ def test_other_systems_never_fit():
     """An image for Windows is no match, whatever its architecture."""
     assert P("amd64").rank(Platform.of_document("amd64", os_name="windows")) is None
     assert P("amd64").rank(Platform.of_document("unknown", os_name="unknown")) is None
+
+
+def test_case_of_systems():
+    """Linux in any case is Linux; without a name it is, too."""
+    assert P("amd64").rank(Platform.of_document("AMD64", os_name="Linux")) == 0
+    assert P("amd64").rank(Platform.of_document("amd64", os_name="")) == 0
+
+
+def test_what_can_be_asked_for():
+    """Names that --arch would refuse are never offered."""
+    for words in (("unknown", "", "unknown"), ("amd64", "", "windows"), ("none", "", "linux"), ("amd64", "x", "")):
+        assert not Platform.of_document(*words).runnable
+    for words in (("amd64", "", "linux"), ("ARM", "7", ""), ("arm64", "v8.2", "Linux")):
+        found = Platform.of_document(*words)
+        assert found.runnable
+        assert P(str(found)) == found
 
 
 def test_foreign_names_make_safe_directories():

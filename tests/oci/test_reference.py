@@ -41,6 +41,25 @@ def test_recorded_references(vectors):
         ("docker://reg.io/Img", "lower case", "img"),
         ("docker://img:t:u", "not a tag", "128"),
         ("docker://img@sha256:12", "not a digest", "64"),
+        ("docker://reg.io/team/app@sha512:12", "not a digest", "128"),
+        (f"docker://reg.io/team/app@md5:{HEX[:32]}", "not a digest that", "sha512"),
+        (f"docker://ubuntu@sha1:{HEX[:40]}", "not a digest that", "sha512"),
+        (f"docker://reg.io/app@sha256-{HEX}.sig", "not a digest that", f":sha256-{HEX}.sig"),
+        (f"docker://reg.io/app@blake3:{HEX}", "not a digest that", "sha512"),
+        ("docker://ubuntu@22.04", "':' before it", "docker://ubuntu:22.04"),
+        ("docker://reg.io/app@v1.2-rc1", "':' before it", "docker://reg.io/app:v1.2-rc1"),
+        ("docker://me@example.com:secret@reg.io/img", "must not hold a password", ".credentials"),
+        ("docker://me:se/cr@t@reg.io/img", "must not hold a password", ".credentials"),
+        ("./x.sqsh", "does not start", "A file needs no import"),
+        ("/images/x.sqsh", "does not start", "A file needs no import"),
+        ("file:///images/x.sqsh", "does not start", "A file needs no import"),
+        ("oci://nvcr.io/x", "does not start", "Try docker://nvcr.io/x"),
+        ("https://nvcr.io/x", "does not start", "Try docker://nvcr.io/x"),
+        ("docker:/nvcr.io/x", "does not start", "Try docker://nvcr.io/x, or"),
+        ("docker:x", "does not start", "Try docker://x, or for the image docker: docker://docker:x"),
+        ("docker-archive:x.tar", "does not start", "skopeo copy"),
+        ("oci:layout:1", "does not start", "skopeo copy"),
+        ("ubuntu:24.04", "does not start", "Try docker://ubuntu:24.04"),
         ("docker://reg.io:99999/img", "not a port", "65535"),
         ("docker://#img", "registry is missing", "docker://REGISTRY#IMAGE"),
         ("docker://" + "a" * 3000, "3009 characters long", ""),
@@ -55,6 +74,7 @@ def test_errors_show_the_place_and_the_way_out(uri, message, hint):
         Reference.parse(uri)
     assert hint in caught.value.hint
     assert all(c.isprintable() or c == "\n" for c in str(caught.value))
+    assert not any(secret in str(caught.value) + caught.value.hint for secret in ("secret", "se/cr"))
     if len(uri) < 300:
         shown, marker = str(caught.value).splitlines()[1:3]
         assert set(marker.strip()) == {"^"}
@@ -73,11 +93,39 @@ def test_file_names_are_enroots():
     """The default output is the image with + for /, the tag and .sqsh, without Docker Hub's library."""
     names = {
         "docker://ubuntu": "ubuntu+latest.sqsh",
+        "docker://library/ubuntu": "ubuntu+latest.sqsh",
+        "docker://docker.io/ubuntu:1": "ubuntu+1.sqsh",
+        "docker://docker.io/library/x:1": "library+x+1.sqsh",
+        "docker://me@index.docker.io#library/x:1": "library+x+1.sqsh",
+        f"docker://docker.io/library/x@sha256:{HEX}": f"library+x+sha256:{HEX}.sqsh",
+        "docker://registry-1.docker.io/library/x:1": "x+1.sqsh",
         "docker://nvcr.io#nvidia/pytorch:25.06-py3": "nvidia+pytorch+25.06-py3.sqsh",
         "docker://reg.io/library/x:1": "library+x+1.sqsh",
         f"docker://a/b@sha256:{HEX}": f"a+b+sha256:{HEX}.sqsh",
     }
-    assert names == {uri: Reference.parse(uri).default_filename for uri in names}
+    assert names == {uri: Reference.default_filename(uri) for uri in names}
+
+
+@pytest.mark.parametrize(
+    ("uri", "user", "name", "target"),
+    [
+        ("me@example.com@nvcr.io#nvidia/pytorch:1", "me@example.com", "nvcr.io#nvidia/pytorch", "1"),
+        ("me@example.com@reg.io:5000/app", "me@example.com", "reg.io:5000#app", "latest"),
+        (f"me@example.com@reg.io/app:1@sha256:{HEX}", "me@example.com", "reg.io#app", f"sha256:{HEX}"),
+        ("me@example.com@ubuntu", "me@example.com", f"{DOCKER_HUB}#library/ubuntu", "latest"),
+        (f"reg.io/team/app@sha512:{HEX * 2}", "", "reg.io#team/app", f"sha512:{HEX * 2}"),
+        (f"reg.io#team/app:1@sha512:{HEX * 2}", "", "reg.io#team/app", f"sha512:{HEX * 2}"),
+        (f"me@ubuntu@sha512:{HEX * 2}", "me", f"{DOCKER_HUB}#library/ubuntu", f"sha512:{HEX * 2}"),
+        (f"me@reg.io/md5:{HEX[:40]}", "me", "reg.io#md5", HEX[:40]),
+        ("me@sha1.example.com/x", "me", "sha1.example.com#x", "latest"),
+        (f"me@app:{HEX[:40]}", "me", f"{DOCKER_HUB}#library/app", HEX[:40]),
+        ("me@1.2.3.4:5000/x", "me", "1.2.3.4:5000#x", "latest"),
+    ],
+)
+def test_logins_and_digests(uri, user, name, target):
+    """Logins may be addresses of mail; a digest may be sha512; neither is taken for the other."""
+    found = Reference.parse(f"docker://{uri}")
+    assert (found.user, f"{found.registry}#{found.repository}", found.target) == (user, name, target)
 
 
 def test_lost_images_are_suspected():
@@ -95,7 +143,7 @@ part = st.from_regex(r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)?", fullmatch=True)
     st.sampled_from([DOCKER_HUB, "nvcr.io", "reg:5000", "[::1]:5000", "localhost", "a-b.example.com:443"]),
     st.lists(part, min_size=1, max_size=4).map("/".join),
     st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True),
-    st.sampled_from(["", "$oauthtoken", "me", "a.b+c"]),
+    st.sampled_from(["", "$oauthtoken", "me", "a.b+c", "me@example.com"]),
     st.booleans(),
 )
 def test_texts_are_read_back(registry, repository, tag, user, pinned):

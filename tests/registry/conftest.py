@@ -44,11 +44,11 @@ def faulty() -> Iterator[Callable[..., FaultRegistry]]:
 def load(tmp_path: Path) -> Callable[..., Credentials]:
     """A function that makes credentials of a file's text."""
 
-    def load(text: str, *, run_commands: bool = False) -> Credentials:
+    def load(text: str, *, run_commands: bool = False, **options: Any) -> Credentials:
         path = tmp_path / ".credentials"
-        path.write_text(text)
+        path.write_bytes(text.encode())
         path.chmod(0o600)
-        return Credentials.load(path, run_commands=run_commands)
+        return Credentials.load(path, run_commands=run_commands, **options)
 
     return load
 

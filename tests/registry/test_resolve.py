@@ -16,6 +16,7 @@ from enroot_slurm.errors import (
     UnsupportedImage,
 )
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.oci.image_config import ImageConfig
 from enroot_slurm.oci.manifest import ACCEPT, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import DOCKER_HUB, Reference
@@ -214,13 +215,51 @@ def test_attestations(repository: Repository, registry: FaultRegistry, images: d
 
 
 def test_no_platform(repository: Repository, registry: FaultRegistry, images: dict[str, Image]):
-    """An entry without a platform is taken if it is the only one."""
+    """An entry without a platform is taken if it is the only one; of several, by their configs."""
     first, second = images["linux/amd64"], images["linux/arm/v6"]
     registry.add_index("team/app", "latest", [(None, first.digest, "")])
     assert repository.resolve(AMD64).digest == first.digest
     registry.add_index("team/app", "latest", [(None, first.digest, ""), (None, second.digest, "")])
-    with pytest.raises(PlatformNotFound):
+    assert repository.resolve(AMD64).digest == first.digest
+
+
+def test_platforms_by_config(repository: Repository, registry: FaultRegistry):
+    """Where nothing stated fits, configs tell what entries are for; none is asked for otherwise, or twice."""
+    made = {
+        arch: registry.add_image("team/app", arch, layers=[arch.encode()], architecture=arch)
+        for arch in ("arm64", "s390x", "amd64")
+    }
+    kept: list[bytes] = []
+    stated = registry.add_image("team/app", "r", layers=[b"r"]).digest
+    entries = [(None, image.digest, "") for image in made.values()]
+    registry.add_index("team/app", "latest", [("linux/riscv64", stated, ""), *entries])
+    assert repository.resolve(AMD64, keep=kept.append).digest == made["amd64"].digest
+    assert registry.count("/blobs/") == 3
+    configs = {Digest.of(content): ImageConfig.parse(content) for content in kept if b"rootfs" in content}
+    assert repository.resolve(AMD64, known_config=configs.get).digest == made["amd64"].digest
+    assert registry.count("/blobs/") == 3
+    assert repository.resolve(Platform.parse("riscv64")).digest == stated
+    assert registry.count("/blobs/") == 3
+    with pytest.raises(PlatformNotFound) as caught:
+        repository.resolve(Platform.parse("ppc64le"))
+    assert "linux/riscv64, linux/arm64, linux/s390x, linux/amd64. Choose" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("platforms", "hint"),
+    [
+        (["unknown/unknown", "windows/amd64"], "It is there for unknown/unknown, windows/amd64 only."),
+        (["unknown/unknown", "linux/arm64"], "It is there for: linux/arm64. Choose one with --arch."),
+        ([], "Its index names no image at all."),
+    ],
+)
+def test_hints_name_what_works(repository: Repository, registry: FaultRegistry, platforms, hint):
+    """What --arch would refuse is not to be chosen."""
+    digest = registry.add_image("team/app", "x", layers=[b"x"]).digest
+    registry.add_index("team/app", "latest", [(platform, digest, "") for platform in platforms])
+    with pytest.raises(PlatformNotFound) as caught:
         repository.resolve(AMD64)
+    assert caught.value.hint == hint
 
 
 def test_single_manifest(repository: Repository, registry: FaultRegistry):

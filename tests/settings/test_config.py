@@ -547,6 +547,27 @@ def test_rows_may_be_set_again():
     assert again[:-1] == config[:-1]
 
 
+def test_variables_that_no_setting_has():
+    """A slip in a variable's name is told, with what was meant; what jobs get, and enroot's own, are none."""
+    config = load(
+        {
+            "ENROOT_SLURM_MAX_CONECTIONS": "3",
+            "ENROOT_SLURM_SHARED_CACHES": "/x",
+            "ENROOT_SLURM_QQQ\x1b": "",
+            "ENROOT_SLURM_IMAGE": "x",
+            "ENROOT_SLURM_IMAGE_TOOLS_DIGEST": "x",
+            "ENROOT_NO_SUCH": "x",
+            "ENROOT_SLURM_CERTS_DIRS": "/x",
+        }
+    )
+    assert config.doubts == (
+        "the variable ENROOT_SLURM_MAX_CONECTIONS is no setting, did you mean ENROOT_MAX_CONNECTIONS?",
+        "the variable ENROOT_SLURM_SHARED_CACHES is no setting, did you mean ENROOT_SLURM_SHARED_CACHE?",
+        "the variable ENROOT_SLURM_QQQ\\x1b is no setting",
+    )
+    assert Config.load(environ={"ENROOT_SLURM_X": "1"}, trusted=True, site_file=None).doubts == ()
+
+
 def test_no_yaml_library_without_yaml_file(write):
     """A process without configuration files, or with the sample as installed, loads no YAML."""
     sample = write((ROOT / "etc/config.yaml").read_bytes())

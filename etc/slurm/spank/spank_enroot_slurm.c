@@ -79,18 +79,24 @@ static const char *wrong(const char *reference)
 		name += 9;
 	}
 	at = strrchr(name, '@');
-	if (at && matches(at, "^@sha256:[0-9a-f]{64}$")) {
+	/* A single word before "@sha512:" is a login, as it is to enroot. */
+	if (at && (matches(at, "^@sha256:[0-9a-f]{64}$") ||
+		   (matches(at, "^@sha512:[0-9a-f]{128}$") && name + strcspn(name, "/:.#@") < at))) {
 		pinned = 1;
 		*at = '\0';
 		at = strrchr(name, '@');
 	}
-	if (at && !pinned && !strncmp(at, "@sha256:", 8))
-		return "a digest is sha256: and 64 lower-case hexadecimal digits";
+	if (at && !pinned && (strncmp(at, "@sha512:", 8) || name + strcspn(name, "/:.#@") < at)) {
+		if (matches(at, "^@(md5|sha[0-9]{1,3}|blake[0-9][a-z]?)(:[^/#]*|[+_-][0-9a-f]{8,}[A-Za-z0-9_.-]*)$"))
+			return "a digest is sha256: and 64, or sha512: and 128, lower-case hexadecimal digits";
+		if (matches(at, "^@v?[0-9]+([.-][A-Za-z0-9_.-]*)?$"))
+			return "a tag has ':' before it, not '@'";
+	}
 	if (at) {
 		*at = '\0';
 		if (strchr(name, ':'))
 			return "a login must not hold a password, which everyone could see: keep it in your .credentials file";
-		if (!matches(name, "^[A-Za-z0-9_.!~*'();&=+$,/%-]+$"))
+		if (!matches(name, "^[A-Za-z0-9_.!~*'();&=+$,/%@-]+$"))
 			return "what is before the @ is not a login name";
 		name = at + 1;
 	}

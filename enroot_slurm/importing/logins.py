@@ -1,0 +1,117 @@
+"""Where the logins for an import may be written: the user's files, in their order, or the site's.
+
+    $ENROOT_CONFIG_PATH/.credentials              (its line "default" after all others)
+    $DOCKER_AUTH_CONFIG                           the text itself; never in hooks
+    the setting auth_file, or $REGISTRY_AUTH_FILE  then none of the following
+    $XDG_RUNTIME_DIR/containers/auth.json         or /run/containers/UID/auth.json: what podman login writes
+    ${XDG_CONFIG_HOME:-~/.config}/containers/auth.json
+    ${DOCKER_CONFIG:-~/.docker}/config.json
+    ~/.dockercfg
+
+Sources: containers-auth.json(5); docker/cli, cli/config; docs/credentials.md.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.errors import ConfigError, printable
+from enroot_slurm.registry.auth_file import AuthFile
+from enroot_slurm.registry.credentials import Credentials, read_logins
+from enroot_slurm.settings.expansion import Variables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from enroot_slurm.registry.credentials import Source
+    from enroot_slurm.settings.config import Config
+
+__all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local"]
+
+_VARIABLE = "DOCKER_AUTH_CONFIG"
+
+
+class AuthPath(NamedTuple):
+    """A file in Docker's form that counts."""
+
+    path: Path
+    why: str = ""
+    """The setting or variable that names it; then it has to be there."""
+    bare: bool = False
+    """Whether it is ``~/.dockercfg``, whose form is an older one."""
+    doubt: str = ""
+    """Why it can't be there, for the user; or empty."""
+
+
+def credentials_of(repository: str, config: Config, warn: Callable[[str], None], *, public: bool) -> Credentials:
+    """The logins for *repository* (empty: for the registry alone); the site's only, if what comes is to be *public*.
+
+    Nothing is read yet.
+    """
+    if public:  # what is written there is for everybody: nobody's own credentials may have to do with it
+        if not config.site_credentials:
+            return Credentials()
+        path = Path(config.site_credentials)
+        return Credentials.load(path, run_commands=False, strict=True, repository=repository, warn=warn)
+    sources: list[Callable[[], Source | None]] = []
+    if "netrc" in config.credential_sources:
+        sources.append(partial(read_logins, netrc_path(config), run_commands=config.credential_commands))
+    if "docker" in config.credential_sources:
+        if not config.trusted and os.environ.get(_VARIABLE):
+            sources.append(partial(_of_variable, os.environ[_VARIABLE]))
+        sources += [partial(_read, each, config, warn) for each in auth_paths(config)]
+    return Credentials(sources, name=str(netrc_path(config)), repository=repository, warn=warn)
+
+
+def netrc_path(config: Config) -> Path:
+    """The file where a user's own lines are."""
+    return config.config_path / ".credentials"
+
+
+def auth_paths(config: Config) -> list[AuthPath]:
+    """The files in Docker's form that count, in their order; most of them are not there."""
+    environ: Mapping[str, str] = {} if config.trusted else os.environ
+    if config.auth_file:
+        return [AuthPath(Path(config.auth_file), "auth_file")]
+    if named := environ.get("REGISTRY_AUTH_FILE"):
+        return [AuthPath(Path(named).absolute(), "REGISTRY_AUTH_FILE")]
+    return list(_usual(environ))
+
+
+def node_local(path: Path) -> bool:
+    """Whether *path* is a file of this login and this node: jobs will not see it."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return path.is_relative_to("/run") or bool(runtime and path.is_relative_to(runtime))
+
+
+def _usual(environ: Mapping[str, str]) -> Iterator[AuthPath]:
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
+    doubt = ""
+    if environ.get("XDG_RUNTIME_DIR") and not Path(runtime).is_dir():
+        doubt = (
+            f"XDG_RUNTIME_DIR is {printable(runtime)}, which is not here: what podman login has written there is lost"
+        )
+    within = "containers/auth.json" if environ.get("XDG_RUNTIME_DIR") else "auth.json"
+    yield AuthPath(Path(runtime, within), doubt=doubt)
+    variables = Variables(environ)
+    try:
+        home, config_home = variables.get("HOME") or "/", variables.get("XDG_CONFIG_HOME") or "/"
+    except ConfigError:
+        return  # who has no home has no files in it
+    yield AuthPath(Path(config_home, "containers/auth.json"))
+    yield AuthPath(Path(environ.get("DOCKER_CONFIG") or Path(home, ".docker"), "config.json").absolute())
+    yield AuthPath(Path(home, ".dockercfg"), bare=True)
+
+
+def _of_variable(text: str) -> AuthFile:
+    return AuthFile(text, _VARIABLE, strict=True)
+
+
+def _read(each: AuthPath, config: Config, warn: Callable[[str], None]) -> Source | None:
+    if each.doubt:
+        warn(each.doubt)
+        return None
+    return read_logins(each.path, run_commands=config.credential_commands, bare=each.bare, required=bool(each.why))
