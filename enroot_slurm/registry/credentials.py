@@ -76,9 +76,11 @@ class Credentials:
         name: str = "",
         warnings: tuple[str, ...] = (),
         no_commands: str = "commands in it are off",
+        strict: bool = False,
     ) -> None:
         self._entries = tuple(entries)
         self._name = name
+        self._strict = strict
         self._no_commands = no_commands  # why, or empty: they may be run
         self._evaluated: dict[int, Secret] = {}
         self._lock = threading.Lock()
@@ -86,11 +88,14 @@ class Credentials:
         """What is doubtful about the file, for the user."""
 
     @classmethod
-    def load(cls, path: Path, *, run_commands: bool) -> Credentials:
+    def load(cls, path: Path, *, run_commands: bool, strict: bool = False) -> Credentials:
         """The credentials in the file *path*; none if there is no such file.
 
         *run_commands*: whether passwords of the form ``$(COMMAND)`` and ``$NAME`` may be evaluated.  Even so they
         are not when someone else could have written them.
+
+        *strict*: an entry is only for the port that it names (without one: https's), and ``default`` for nobody.  So it
+        is in the site's name, where a job's user chooses the host that is asked.
 
         Raises: ConfigError, with FILE:LINE and never with content; StorageError, when the file system hangs.
         """
@@ -114,7 +119,9 @@ class Credentials:
         warnings, no_commands = _judge(path, uid, mode)
         if not run_commands:
             no_commands = "commands in credentials are off"
-        return cls(netrc.parse(text, str(path)), name=str(path), warnings=warnings, no_commands=no_commands)
+        return cls(
+            netrc.parse(text, str(path)), name=str(path), warnings=warnings, no_commands=no_commands, strict=strict
+        )
 
     def find(self, host: str, user: str = "", *, exact: bool = False) -> Credential | None:
         """The credential for *host* (``HOST[:PORT]``), with the login *user* if that is not empty.
@@ -129,9 +136,9 @@ class Credentials:
             return None
         return Credential(self._entries[i].login, self._secret(i), f"{self._name}:{self._entries[i].line}")
 
-    def has(self, host: str, user: str = "") -> bool:
+    def has(self, host: str, user: str = "", *, exact: bool = False) -> bool:
         """Whether `find` would find something; nothing is evaluated."""
-        return self._index(host, user, exact=False) is not None
+        return self._index(host, user, exact=exact) is not None
 
     def place(self, host: str, user: str = "") -> str:
         """FILE:LINE of what `find` would find, or empty; nothing is evaluated."""
@@ -144,7 +151,7 @@ class Credentials:
         return self._name
 
     def _index(self, host: str, user: str, *, exact: bool) -> int | None:
-        for name in [*_names(host), *([] if exact else [""])]:
+        for name in _names(host)[:1] if self._strict else [*_names(host), *([] if exact else [""])]:
             for i, entry in enumerate(self._entries):
                 if _one_name(entry.machine) == name and entry.password and user in {"", entry.login}:
                     return i
