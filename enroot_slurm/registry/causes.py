@@ -106,7 +106,7 @@ def _of_proxy(causes: list[BaseException], host: str, proxy: str) -> NetworkErro
             f"the proxy {proxy} speaks SOCKS, for which a part is missing",
             hint="Install PySocks (pip install pysocks, or your distribution's python3-socks).",
         )
-    if socks := next((c for c in causes if type(c).__module__ == "socks"), None):
+    if socks := [c for c in causes if type(c).__module__ == "socks"]:
         return _of_socks(socks, host, proxy)
     if any(isinstance(c, socket.gaierror) for c in causes):
         return NetworkError(f"the proxy {proxy} is not known to the DNS", hint=hint)
@@ -121,20 +121,19 @@ def _of_proxy(causes: list[BaseException], host: str, proxy: str) -> NetworkErro
     return None
 
 
-def _of_socks(error: BaseException, host: str, proxy: str) -> NetworkError:
-    kind, hint = type(error).__name__, f"See {_VARIABLES}."
-    below = getattr(error, "socket_err", None)
-    if isinstance(below, socket.gaierror):
+def _of_socks(errors: list[BaseException], host: str, proxy: str) -> NetworkError:
+    kinds, hint = {type(e).__name__ for e in errors}, f"See {_VARIABLES}."
+    if any(isinstance(getattr(e, "socket_err", None), socket.gaierror) for e in errors):
         return NetworkError(f"{host} or the proxy {proxy} is not known to the DNS", hint=hint)
-    if kind == "ProxyConnectionError":
+    if "ProxyConnectionError" in kinds:
         return Passing(f"the proxy {proxy} can't be reached", hint=hint, before=True)
-    if "Auth" in kind:
+    if "SOCKS5AuthError" in kinds:
         return NetworkError(
             f"the proxy {proxy} (SOCKS) refuses the login",
             hint="Write the login into all_proxy or https_proxy: socks5h://USER:PASSWORD@HOST:PORT.",
         )
     # PySocks' own words, such as "0x02: Connection not allowed by ruleset": the login is not in them
-    words = printable(str(getattr(error, "msg", "")), 100)
+    words = printable(str(getattr(errors[-1], "msg", "")), 100)
     return Passing(f"the proxy {proxy} (SOCKS) does not lead to {host}: {words}", hint=hint, before=True)
 
 
@@ -146,5 +145,11 @@ def _causes(error: BaseException) -> list[BaseException]:
         item = queue.pop(0)
         if isinstance(item, BaseException) and item not in found:
             found.append(item)
-            queue += [getattr(item, "reason", None), *item.args, item.__cause__, item.__context__]
+            queue += [
+                getattr(item, "reason", None),
+                getattr(item, "socket_err", None),
+                *item.args,
+                item.__cause__,
+                item.__context__,
+            ]
     return found

@@ -20,7 +20,7 @@ from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
 from enroot_slurm.registry.encoding import decoded
-from enroot_slurm.registry.origin import Origin, RefusedTarget
+from enroot_slurm.registry.origin import Origin, RefusedTarget, shown
 from enroot_slurm.registry.retry import RETRIED, Passing, Retries, TooMany
 from enroot_slurm.registry.transport import Http, Response, Transport
 from enroot_slurm.registry.words import words_of
@@ -199,7 +199,13 @@ class Repository:
                 return response
             if response.redirected and response.status in {401, 403, 410}:
                 raise Passing(f"the link that {self._reference.registry} gave has expired")
-            raise self._refusal(response, f"blob {descriptor.digest}")
+            error = self._refusal(response, f"blob {descriptor.digest}")
+            if descriptor.urls:
+                error.hint = (
+                    f"The registry may not distribute this layer; its maker serves it at {shown(descriptor.urls[0])}. "
+                    "Images with such layers have to be pushed with them (docker: allow-nondistributable-artifacts)."
+                )
+            raise error
 
         retries = Retries(self._transport.retries, self._transport.backoff, self._warn, self._http.deadline)
         transfer = Download(descriptor, self._transport.transfer_timeout, retries)

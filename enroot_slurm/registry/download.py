@@ -85,7 +85,9 @@ class Download:
         if not self.complete:
             if self._short:
                 raise self._wrong_size("fewer")
-            raise Passing(f"{self._descriptor.digest}: ended after {self._done} of {self._descriptor.size} bytes")
+            raise Passing(
+                f"{self._descriptor.digest}: ended after {self._done} of {self._descriptor.size} bytes{self._encoded}"
+            )
 
     def _first_byte(self, response: Response, start: int) -> int:
         """Where in the blob the body begins: at *start* or at 0."""
@@ -118,11 +120,12 @@ class Download:
             )
 
     def _wrong_size(self, actual: str) -> IntegrityError:
-        encoding = printable(self._encoding, 40)
         return IntegrityError(
             f"{self._descriptor.digest}: the manifest says {self._descriptor.size} bytes, the registry has {actual}"
-            + (f", encoded as {encoding}" if encoding and encoding != "identity" else ""),
-            hint="A proxy that compresses what passes may be in between: blobs have to come as they are."
-            if encoding not in {"", "identity"}
-            else "",
+            + self._encoded
         )
+
+    @property
+    def _encoded(self) -> str:
+        """What a message says of a body that a proxy seems to have compressed."""
+        return "" if self._encoding in {"", "identity"} else f", encoded as {printable(self._encoding, 40)} on its way"
