@@ -17,7 +17,15 @@ from enroot_slurm.cache.job_tags import write_resolved
 from enroot_slurm.cache.locks import Locks, Patience
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.status import Work
-from enroot_slurm.errors import EnrootSlurmError, printable
+from enroot_slurm.errors import (
+    AccessDenied,
+    EnrootSlurmError,
+    IntegrityError,
+    NotFound,
+    PlatformNotFound,
+    UnsupportedImage,
+    printable,
+)
 from enroot_slurm.importing.logins import credentials_of
 from enroot_slurm.progress import Progress, size_text
 from enroot_slurm.registry.client import Repository, Transport
@@ -130,7 +138,14 @@ class Resolution:
         if digest is not None:
             if self.lookup.image(digest) is not None:
                 return digest
-            return self.manifest(digest).digest
+            try:
+                return self.manifest(digest).digest
+            except (PlatformNotFound, UnsupportedImage):
+                raise
+            except (NotFound, AccessDenied, IntegrityError):
+                if self.lookup.reference.digest:
+                    raise
+                # HEAD has claimed what GET does not have: it is the tag that was asked for.
         return self.manifest(None).digest
 
     def manifest(self, digest: Digest | None) -> Manifest:
@@ -151,10 +166,13 @@ def open_repository(reference: Reference, config: Config, warn: Callable[[str], 
     transport = Transport(
         connect_timeout=config.connect_timeout,
         transfer_timeout=config.transfer_timeout,
+        import_timeout=config.import_timeout,
+        min_rate=config.min_rate,
         retries=config.transfer_retries,
         max_connections=config.max_connections,
         allow_http=config.allow_http,
         insecure_registries=frozenset(config.insecure_registries),
+        trusted_hosts=config.trusted_hosts,
         ca_file=config.ca_file,
         certs_dirs=tuple(Path(d) for d in config.certs_dirs),
     )

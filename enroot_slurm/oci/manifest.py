@@ -50,6 +50,8 @@ class Descriptor(NamedTuple):
     media_type: str
     digest: Digest
     size: int
+    urls: tuple[str, ...] = ()
+    """Where else it is said to be, of layers that may not be distributed; foreign text, and not asked there."""
 
 
 class Manifest(NamedTuple):
@@ -160,7 +162,9 @@ def _descriptor(value: Mapping[str, Any], what: str) -> Descriptor:
         raise IntegrityError(f"the size of the manifest's {what} is not a number of bytes")
     if not isinstance(media_type, str):
         raise IntegrityError(f"the media type of the manifest's {what} is not a string")
-    return Descriptor(media_type, Digest.parse(value.get("digest")), size)
+    urls = value.get("urls")
+    others = tuple(u for u in urls if isinstance(u, str)) if isinstance(urls, list) else ()
+    return Descriptor(media_type, Digest.parse(value.get("digest")), size, others)
 
 
 def fields(value: object, what: str) -> dict[str, Any]:

@@ -4,9 +4,14 @@ Sources: distribution's docs/spec/auth/{token,oauth}.md; RFC 6750; go-containerr
 
 Which credentials a token service is sent, when a registry names it as its realm:
 
-    the realm's own entry in the file      if the realm is not the known service of another registry
-    else the registry's entry              if both have one owner: same host, same registrable domain, or a known pair
+    the realm's own entry in the file      if it is the registry's own host, or they are a known pair
+    else the registry's entry              likewise, or if the realm's host is above the registry's
+    else the entry of both                 if each has one, and both hold the same login and password
     else none                              with a warning that names the missing line
+
+So a secret goes only to whoever has it already or owns the name that it is for, and a registry gets no token by a login
+of another host.  What is asked for is never the registry's choice: the scope is always to pull the repository that the
+user has named, and scope, service and account in the realm's own query are dropped.
 """
 
 from __future__ import annotations
@@ -17,25 +22,30 @@ import re
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from enroot_slurm.errors import AccessDenied, NetworkError, printable
 from enroot_slurm.oci.reference import DOCKER_HUB
 from enroot_slurm.registry.challenge import Challenge, parse_challenges
-from enroot_slurm.registry.origin import Origin, RefusedTarget, check_realm, same_site
+from enroot_slurm.registry.origin import Origin, RefusedTarget, same_owner, shown
+from enroot_slurm.registry.words import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from enroot_slurm.registry.credentials import Credential, Credentials
+    from enroot_slurm.registry.reach import Reach
 
 __all__ = ["Answer", "Ask", "Challenge", "Login", "parse_challenges"]
 
 MAX_ANSWER = 1 << 20
 """Bytes that a token service may answer."""
 _CLIENT_ID = "enroot-slurm"
-_IDENTITY_TOKEN = "<token>"  # noqa: S105  (Docker's login name that marks a refresh token)
 _LIFETIME = 60.0  # seconds, when the service states none (token.md)
+_DENIED = frozenset({400, 401, 403})
+_NOT_THIS_WAY = frozenset({404, 405, 501})
+_NOT_OURS = frozenset({"scope", "service", "account", "client_id", "offline_token"})
+"""Parameters that a realm's URL must not choose."""
 _SERVICES = {
     "auth.docker.io": DOCKER_HUB,
     "authn.nvidia.com": "nvcr.io",
@@ -59,7 +69,7 @@ class Ask(Protocol):
     """How a token service is asked."""
 
     def __call__(self, url: str, authorization: str, form: bytes | None) -> Answer:
-        """Send a GET, or a POST of *form*.  Raises: NetworkError."""
+        """Send a GET, or a POST of *form*, once.  Raises: NetworkError; Passing when asking again may help."""
 
 
 class _Token(NamedTuple):
@@ -87,6 +97,7 @@ class Login:
         user: str,
         credentials: Credentials,
         *,
+        reach: Reach,
         ask: Ask,
         warn: Callable[[str], None],
     ) -> None:
@@ -100,7 +111,9 @@ class Login:
         """Why no credentials were used, or what became of them; or empty."""
         self.machine = registry.netloc
         """The name that an entry in the file needs to be used."""
-        self._registry = registry
+        self.registry = registry
+        """Whom it is for."""
+        self._reach = reach
         self._scope = f"repository:{repository}:pull" if repository else ""
         self._user = user
         self._credentials = credentials
@@ -110,8 +123,9 @@ class Login:
         self._token = _NOTHING
         self._good = False  # whether the token was accepted once: then it has expired when it is rejected
         self._challenge = Challenge("", {})
-        self._wider: list[str] = []
+        self._realm = ""  # of the challenge, as an absolute URL
         self._without = False  # credentials were rejected: go on without
+        self._offered = False  # whether the registry was asked for a challenge
 
     def authorization(self) -> str:
         """The header's value for the next request; empty when none is known to be needed."""
@@ -143,121 +157,140 @@ class Login:
                 return True  # another thread was faster
             challenges = parse_challenges(headers)
             bearer = [c for c in challenges if c.scheme == "bearer"]
-            if bearer and not (forbidden and not any(c.wider_scope for c in bearer)):
+            if bearer and not (forbidden and rejected):
                 return self._renew_bearer(bearer) and self._token.authorization != rejected
             if rejected:
                 return self._go_without() and self._token.authorization != rejected
             if any(c.scheme == "basic" for c in challenges):
                 return self._basic()
-            names = ", ".join(printable(c.scheme, 20) for c in challenges) or "none"
-            self.problem = f"of the ways to log in that it offers ({names}) none is supported"
+            if challenges:
+                names = ", ".join(printable(c.scheme, 20) for c in challenges)
+                self.problem = f"of the ways to log in that it offers ({names}) none is supported"
             return False
 
+    def offer(self) -> bool:
+        """Whether a login might help where nobody was asked for one; True once at most.
+
+        Some registries say to who is not logged in that there is nothing (404), or no access (403), and offer a login
+        only at ``/v2/``.
+        """
+        with self._lock:
+            if self._offered or self._token.authorization or self.problem:
+                return False
+            self._offered = True
+            return self._credentials.has(self.registry.netloc, self._user)
+
     def _basic(self) -> bool:
-        credential = self._look_up(self._registry.netloc)
+        credential = self._look_up(self.registry.netloc)
         if credential is None:
             return False
         self._token, self._good = _Token(_basic(credential), credential, _FOREVER), False
         return True
 
     def _renew_bearer(self, challenges: Sequence[Challenge]) -> bool:
-        self._challenge = self._first_allowed(challenges)
-        wider = self._challenge.wider_scope
-        if wider and wider not in self._wider:
-            self._wider.insert(0, wider)  # the wanted one first: some services look at the first alone
-        elif self._token.authorization and not self._good:
+        self._challenge, self._realm = self._first_allowed(challenges)
+        if self._token.authorization and not self._good:
             return self._go_without()  # a new token of the same kind would be rejected as well
         self._fetch()
         return bool(self._token.authorization)
 
-    def _first_allowed(self, challenges: Sequence[Challenge]) -> Challenge:
+    def _first_allowed(self, challenges: Sequence[Challenge]) -> tuple[Challenge, str]:
         refused = ""
         for challenge in challenges:
             realm = challenge.params.get("realm", "")
             try:
-                check_realm(realm, self._registry)
+                url = self._reach.absolute_realm(realm)
+                self._reach.realm(url)
             except RefusedTarget as error:
-                refused = refused or f"{printable(realm, 100)!r}: {error}"
+                refused = refused or f"'{printable(shown(realm), 100)}': {error}"
             else:
-                return challenge
+                return challenge, url
         raise AccessDenied(
-            f"{self._registry.netloc} names a place to log in that is refused: {refused}",
-            hint="The registry is hostile, or does not know its own address. Nothing was sent to that place.",
+            f"{self.registry.netloc} names a place to log in that is refused: {refused}",
+            hint="The registry is hostile, or does not know its own address. Nothing was sent to that place. "
+            "If the site trusts it, name it in trusted_hosts.",
         )
 
     def _go_without(self) -> bool:
         if self._without or self._token.credential is None or not self._challenge.scheme:
             return False
-        self.problem = f"{self._registry.netloc} refuses what {self.source} logs in to"
+        self.problem = f"{self.registry.netloc} refuses what {self.source} logs in to"
         self._without = True
         self._fetch()
         return bool(self._token.authorization)
 
     def _fetch(self) -> None:
         """Get a token from the realm of the last challenge: with credentials if there are, else without."""
-        realm = check_realm(self._challenge.params.get("realm", ""), self._registry)
-        scopes = [*self._wider, *self._own_scopes]
-        if not self._wider and self._challenge.params.get("scope", "").startswith("repository:"):
-            scopes = [self._challenge.params["scope"]]
+        realm = self._reach.realm(self._realm)
         if not self._without and (credential := self._choose(realm)):
             if credential.kind == "registry":
                 self._token, self._good = _Token(f"Bearer {credential.secret.reveal()}", credential, _FOREVER), False
                 return
-            if not _related(realm, self._registry):
-                # Only for the repository that the user has named: the registry must not get a token for another one.
-                scopes = self._own_scopes
-            answer = self._request(scopes, credential)
-            if answer.status not in {400, 401, 403}:
+            answer = self._request(credential)
+            if answer.status not in _DENIED:
                 self._token, self._good = _read_token(answer, realm, credential), False
                 return
-            self.problem = f"{realm.netloc} rejects the credentials of {credential.source}"
+            said = _said(answer, credential)
+            self.problem = f"{realm.netloc} rejects the credentials of {credential.source}{said}"
             self._without = True
-        answer = self._request(scopes, None)
-        denied = answer.status in {400, 401, 403}
-        self._token, self._good = (_NOTHING if denied else _read_token(answer, realm, None)), False
+        answer = self._request(None)
+        if answer.status in _DENIED:
+            if not self.problem and (said := _said(answer, None)):
+                self.problem = f"{realm.netloc}, where to log in, gives no token{said}"
+            self._token, self._good = _NOTHING, False
+        else:
+            self._token, self._good = _read_token(answer, realm, None), False
 
-    @property
-    def _own_scopes(self) -> list[str]:
-        """None for a login that is for no repository."""
-        return [self._scope] if self._scope else []
-
-    def _request(self, scopes: list[str], credential: Credential | None) -> Answer:
-        parts = urlsplit(self._challenge.params["realm"])
+    def _request(self, credential: Credential | None) -> Answer:
+        parts = urlsplit(self._realm)
         service = self._challenge.params.get("service", "")
-        if credential and credential.kind == "identity":
-            form = {
-                "grant_type": "refresh_token",
-                "service": service,
-                "scope": " ".join(scopes),
-                "client_id": _CLIENT_ID,
-                "refresh_token": credential.secret.reveal(),
-            }
-            answer = self._ask(urlunsplit(parts._replace(fragment="")), "", urlencode(form).encode())
-            if answer.status not in {404, 405}:
+        fields = {"service": service, "scope": self._scope}
+        identity = credential is not None and credential.kind == "identity"
+        if credential and identity:
+            form = {"grant_type": "refresh_token", **fields, "refresh_token": credential.secret.reveal()}
+            answer = self._post(parts, form)
+            if answer.status not in _NOT_THIS_WAY:
                 return answer
-        query = parse_qsl(parts.query, keep_blank_values=True)
-        query += [("service", service)] if service else []
-        query += [("scope", scope) for scope in scopes]
-        if credential and credential.login != _IDENTITY_TOKEN:
+        query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k.lower() not in _NOT_OURS]
+        query += [(key, value) for key, value in fields.items() if value]
+        if credential and not identity:
             query.append(("account", credential.login))
         url = urlunsplit(parts._replace(query=urlencode(query), fragment=""))
-        return self._ask(url, _basic(credential) if credential else "", None)
+        answer = self._ask(url, _basic(credential) if credential else "", None)
+        if credential and not identity and answer.status in _NOT_THIS_WAY:
+            # Services of OAuth2 alone know no GET (distribution's docs/spec/auth/oauth.md).
+            form = {"username": credential.login, "password": credential.secret.reveal()}
+            posted = self._post(parts, {"grant_type": "password", **fields, **form})
+            answer = answer if posted.status in _NOT_THIS_WAY else posted
+        return answer
+
+    def _post(self, parts: SplitResult, form: Mapping[str, str]) -> Answer:
+        query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k.lower() not in _NOT_OURS]
+        url = urlunsplit(parts._replace(query=urlencode(query), fragment=""))
+        return self._ask(url, "", urlencode({**form, "client_id": _CLIENT_ID}).encode())
 
     def _choose(self, realm: Origin) -> Credential | None:
         """The credentials that *realm* may get, by the table above."""
-        if _related(realm, self._registry):
-            return self._look_up(realm.netloc, exact=True) or self._look_up(self._registry.netloc)
-        served = _SERVICES.get(realm.host)
-        if served is None and (credential := self._look_up(realm.netloc, exact=True)):
-            return credential
-        if self._credentials.has(self._registry.netloc, self._user):
-            if served is None:
-                self.machine = realm.netloc
-            self.problem = f"the credentials for {self._registry.netloc} were not sent to {realm.netloc}, another owner"
+        registry = self.registry
+        if realm.host == registry.host or _SERVICES.get(realm.host) == registry.host:
+            return self._look_up(realm.netloc, exact=True) or self._look_up(registry.netloc)
+        if same_owner(realm.host, registry.host):
+            return self._look_up(registry.netloc)
+        mine = self._credentials.has(registry.netloc, self._user, exact=True)
+        theirs = self._credentials.has(realm.netloc, self._user, exact=True)
+        if mine and theirs:
+            one, other = (self._look_up(name, exact=True) for name in (registry.netloc, realm.netloc))
+            if one and other and one[:2] == other[:2]:  # whoever wrote both lines knows that they belong together
+                return other
+        if mine or theirs or self._credentials.has(registry.netloc, self._user):
+            self.machine = realm.netloc if mine else registry.netloc
+            self.problem = (
+                f"no credentials were sent to {realm.netloc}, where {registry.netloc} wants logins: another owner"
+            )
             self._warn(
-                f"{self._registry.netloc} wants logins to be sent to {realm.netloc}, which may be another owner: "
-                "asking without credentials"
-                + (f" (to allow it, add a line: machine {realm.netloc} login USER password ...)" if not served else "")
+                f"{registry.netloc} wants logins to be sent to {realm.netloc}, which may be another owner: asking "
+                "without credentials. If both are one, say so by a line for each with the same login and password: "
+                f"machine {registry.netloc} ... and machine {realm.netloc} ..."
             )
         return None
 
@@ -272,10 +305,6 @@ class Login:
         return credential
 
 
-def _related(realm: Origin, registry: Origin) -> bool:
-    return same_site(realm.host, registry.host) or _SERVICES.get(realm.host) == registry.host
-
-
 def _basic(credential: Credential) -> str:
     pair = f"{credential.login}:{credential.secret.reveal()}"
     return "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode("ascii")
@@ -283,7 +312,7 @@ def _basic(credential: Credential) -> str:
 
 def _read_token(answer: Answer, realm: Origin, credential: Credential | None) -> _Token:
     if answer.status != 200:
-        raise AccessDenied(f"{realm.netloc}, where to log in, answers {answer.status}")
+        raise AccessDenied(f"{realm.netloc}, where to log in, answers {answer.status}{_said(answer, credential)}")
     try:
         document = json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -296,3 +325,13 @@ def _read_token(answer: Answer, realm: Origin, credential: Credential | None) ->
     lifetime = float(seconds) if isinstance(seconds, int | float) and 0 < seconds < 1e9 else _LIFETIME
     # A little early, so that it does not expire on its way.
     return _Token(f"Bearer {token}", credential, time.monotonic() + 0.9 * lifetime)
+
+
+def _said(answer: Answer, credential: Credential | None) -> str:
+    """The token service's own words, in brackets; a secret that it repeats is not."""
+    text = words_of(answer.body).text
+    secret = credential.secret.reveal() if credential else ""
+    if secret and credential:
+        for each in (_basic(credential).partition(" ")[2], secret, printable(secret, 1000)):
+            text = text.replace(each, "***")
+    return f" ({text})" if text else ""

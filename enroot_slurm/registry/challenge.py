@@ -16,7 +16,6 @@ _PARAMETER = re.compile(
     re.ASCII | re.DOTALL,
 )
 _SCHEME = re.compile(rf"""[\s,]*"?({_TOKEN})"?(?=[\s,]|$)""", re.ASCII)
-_SCOPE = re.compile(r"[^:\s]+:.+:[^:\s]+")
 _ALONE = {"basic", "bearer", "kerberos", "negotiate", "ntlm"}  # else a lone word is a parameter that lost its value
 _MAX_HEADER = 8192
 
@@ -26,12 +25,6 @@ class Challenge(NamedTuple):
 
     scheme: str
     params: dict[str, str]
-
-    @property
-    def wider_scope(self) -> str:
-        """The scope that a token lacked, if the registry says so (RFC 6750, 3.1), or empty."""
-        scope = self.params.get("scope", "")
-        return scope if self.params.get("error") == "insufficient_scope" and _SCOPE.fullmatch(scope) else ""
 
 
 def parse_challenges(headers: Sequence[str]) -> list[Challenge]:

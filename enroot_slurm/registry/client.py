@@ -9,23 +9,22 @@ from __future__ import annotations
 import re
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
-from enroot_slurm.errors import (
-    IntegrityError,
-    InvalidReference,
-    NetworkError,
-    printable,
-)
+from enroot_slurm.errors import AccessDenied, IntegrityError, InvalidReference, NetworkError, RateLimited, printable
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, parse_document
 from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import refusals
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
+from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
-from enroot_slurm.registry.origin import Origin, RefusedTarget
-from enroot_slurm.registry.retry import RETRIED, Passing, Retries
+from enroot_slurm.registry.encoding import decoded
+from enroot_slurm.registry.origin import Origin, RefusedTarget, shown
+from enroot_slurm.registry.retry import RETRIED, Passing, Retries, TooMany
 from enroot_slurm.registry.transport import Http, Response, Transport
+from enroot_slurm.registry.words import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.manifest import Descriptor, Index, Manifest
     from enroot_slurm.oci.platform import Platform
     from enroot_slurm.oci.reference import Reference
-    from enroot_slurm.registry.credentials import Credentials
 
 __all__ = ["Access", "Repository", "Transport"]
 
 _T = TypeVar("_T")
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
-_MAX_LOGINS = 5  # requests until it is well: without a token, an expired, a new, a wider one, without credentials
+_MAX_LOGINS = 6  # requests until it is well: without a token, an expired, a new one, without credentials, elsewhere
+_ELSEWHERE = re.compile(r"/v2/([a-z0-9._/-]{1,255})/(?:manifests|blobs)/[^/]+", re.ASCII)
 
 
 class Access(NamedTuple):
@@ -81,11 +80,11 @@ class Repository:
             self._http = Http(Origin.of(self._base), transport)
         except RefusedTarget as error:  # brackets without an IPv6 address in them
             raise InvalidReference(f"not a registry: {reference.registry!r}: {error}") from None
-        self._login = Login(
-            self._http.registry, reference.repository, reference.user, credentials, ask=self._ask, warn=warn
-        )
         self._credentials = credentials
         self._warn = warn
+        self._logins: dict[tuple[Origin, str], Login] = {}
+        self._login = self._login_of(self._http.registry, reference.repository, reference.user)
+        self._retries = Retries(transport.retries, transport.backoff, warn, self._http.deadline)
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -102,7 +101,7 @@ class Repository:
     @property
     def anonymous(self) -> bool:
         """True while every answer came without credentials: then the image is anyone's to see."""
-        return self._login.anonymous and not self._http.client_certificate
+        return all(login.anonymous for login in self._logins.values()) and not self._http.client_certificate
 
     def resolve(
         self,
@@ -147,23 +146,26 @@ class Repository:
     def head(self) -> Digest | None:
         """The digest of what the reference's tag names now, by one HEAD request; None where the registry tells none.
 
-        It is what the registry claims, so it may only serve to find what was verified before.  A refusal is no error
-        here: `resolve` asks again by GET, whose answer says why.
+        It is what the registry claims, so it may only serve to find what was verified before.  It only saves work:
+        where HEAD fails in any way, `resolve` asks again by GET, whose answer says why.
 
-        Raises: NetworkError.
+        Raises: RateLimited, when the registry asks to wait longer than we may; NetworkError, when it can't be reached.
         """
-
-        def ask() -> Digest | None:
-            with self._get(f"/manifests/{self._reference.target}", _ACCEPT, "HEAD") as response:
-                if response.status in RETRIED:
-                    raise self._refusal(response, "")
-                stated = response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
+        while True:
             try:
+                with self._get(f"/manifests/{self._reference.target}", _ACCEPT, "HEAD") as response:
+                    if response.status == 429:
+                        raise self._refusal(response, "")
+                    stated = response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
                 return Digest.parse(stated)
-            except IntegrityError:
+            except Passing as error:
+                if not error.before and not isinstance(error, TooMany):
+                    return None
+                self._retries.wait(error)
+            except RateLimited:
+                raise
+            except (AccessDenied, IntegrityError, NetworkError):
                 return None
-
-        return self._retried(ask)
 
     def check(self) -> Access:
         """Ask for nothing but whether we are let in: to the repository or, if that is empty, to the registry.
@@ -176,7 +178,7 @@ class Repository:
             with self._get(path, {"Accept": "application/json"}) as response:
                 if response.status != 200:
                     raise self._refusal(response, "")
-                self._refuse_page(response.headers.get("Content-Type", ""))
+                self._refuse_page(response)
                 return response.headers
 
         headers = self._retried(ask)
@@ -204,12 +206,20 @@ class Repository:
         def ask(headers: Mapping[str, str]) -> Response:
             response = self._get(f"/blobs/{descriptor.digest}", headers)
             if response.status in {200, 206, 416}:
+                self._refuse_page(response, body=True)
                 return response
             if response.redirected and response.status in {401, 403, 410}:
                 raise Passing(f"the link that {self._reference.registry} gave has expired")
-            raise self._refusal(response, f"blob {descriptor.digest}")
+            error = self._refusal(response, f"blob {descriptor.digest}")
+            if descriptor.urls:
+                error.hint = (
+                    f"The registry may not distribute this layer; its maker serves it at {shown(descriptor.urls[0])}. "
+                    "Images with such layers have to be pushed with them (docker: allow-nondistributable-artifacts)."
+                )
+            raise error
 
-        transfer = Download(descriptor, self._transport, self._warn)
+        retries = Retries(self._transport.retries, self._transport.backoff, self._warn, self._http.deadline)
+        transfer = Download(descriptor, self._transport.transfer_timeout, retries)
         while not transfer.complete:
             yield from transfer.attempt(ask)
 
@@ -228,42 +238,84 @@ class Repository:
             with self._get(f"/manifests/{target}", _ACCEPT) as response:
                 if response.status != 200:
                     raise self._refusal(response, "")
-                return response.read(MAX_DOCUMENT), response.headers.get("Content-Type", "")
+                self._refuse_page(response)
+                content = decoded(response.read(MAX_DOCUMENT), response.headers, MAX_DOCUMENT)
+                return content, response.headers.get("Content-Type", "")
 
         content, content_type = self._retried(read)
         if digest:
             _verify(content, digest)
-        else:
-            self._refuse_page(content_type)
         return content, content_type
 
-    def _refuse_page(self, content_type: str) -> None:
-        if content_type.startswith("text/html"):
-            raise NetworkError(
-                f"{self._reference.registry} answers with a web page",
-                hint="Check the registry's name; a proxy or a login page may be in between.",
-            )
+    def _refuse_page(self, response: Response, *, body: bool = False) -> None:
+        """Raise NetworkError for a web page in place of what was asked for; only by its *body* if that may be any."""
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind not in {"text/html", "application/xhtml+xml"} or (body and not response.begins_with(b"<")):
+            return
+        title = words_of(response.error_body()).text
+        raise NetworkError(
+            f"{response.host} answers with a web page" + (f" ('{title}')" if title else ""),
+            hint="Check the registry's name; a proxy or a login page may be in between.",
+        )
 
     def _get(self, path: str, headers: Mapping[str, str], method: str = "GET") -> Response:
         """The answer to a GET (or HEAD) of *path*, after logging in where that is asked for."""
+        url, login = self._base + path, self._login
         for _ in range(_MAX_LOGINS):
-            authorization = self._login.authorization()
-            response = self._http.get(self._base + path, headers, authorization, method=method)
+            authorization = login.authorization()
+            response = self._http.get(url, headers, authorization, method=method)
             self._show_warnings(response)
-            if response.status not in {401, 403} or response.redirected:
-                if response.status < 400:
-                    self._login.accepted(authorization)
+            response.login = login
+            if response.status < 400:
+                login.accepted(authorization)
                 return response
-            response.error_body()
-            wanted = response.header_lines("WWW-Authenticate")
-            if not self._login.renew(authorization, wanted, forbidden=response.status == 403):
+            if response.redirected:
+                elsewhere = self._elsewhere(response)
+                if elsewhere is None:
+                    return response
+                url, login, authorization = response.url, elsewhere, ""
+                response.login = login
+            if response.status in {401, 403}:
+                response.error_body()
+                wanted = response.header_lines("WWW-Authenticate")
+                if login.renew(authorization, wanted, forbidden=response.status == 403):
+                    continue
+            if response.status not in {401, 403, 404} or not login.offer() or not self._offered(login):
                 return response
         return response
 
+    def _offered(self, login: Login) -> bool:
+        """Whether a login was found by the challenge that the registry makes at ``/v2/``."""
+        with self._http.get(f"{login.registry}/v2/", {}) as response:
+            response.error_body()
+            wanted = response.header_lines("WWW-Authenticate") if response.status == 401 else []
+            return bool(wanted) and not response.redirected and login.renew("", wanted)
+
+    def _elsewhere(self, response: Response) -> Login | None:
+        """The login at the registry that *response* comes from, to which ours has redirected, if it asks for one.
+
+        Credentials for it are used only for a repository of the name that the user has written: the registry that
+        redirects must not choose what is read with them.
+        """
+        match = _ELSEWHERE.fullmatch(urlsplit(response.url).path)
+        if response.status != 401 or not match:
+            return None
+        return self._login_of(Origin.of(response.url), match[1], "")
+
+    def _login_of(self, registry: Origin, repository: str, user: str) -> Login:
+        known = self._logins.get((registry, repository))
+        if known is None:
+            mine = repository == self._reference.repository
+            credentials = self._credentials if mine else Credentials()
+            known = Login(
+                registry, repository, user, credentials, reach=self._http.reach, ask=self._ask, warn=self._warn
+            )
+            self._logins[registry, repository] = known
+        return known
+
     def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:
         """What the token service at *url* answers (auth.Ask)."""
-
-        def ask() -> Answer:
+        try:
             if form is None:
                 response = self._http.get(url, {"Accept": "application/json"}, authorization)
             else:
@@ -271,21 +323,22 @@ class Repository:
                 response = self._http.send("POST", url, kind, body=form)
             with response:
                 if response.status in RETRIED:
-                    raise refusals.passing(response, Origin.of(url).netloc)
+                    raise refusals.passing(response, response.host)
                 return Answer(response.status, response.headers, response.read(MAX_ANSWER))
-
-        return self._retried(ask)
+        except Passing as error:
+            error.before = True  # what it was for was not asked
+            raise
 
     def _retried(self, call: Callable[[], _T]) -> _T:
-        retries = Retries(self._transport.retries, self._transport.backoff, self._warn)
         while True:
             try:
                 return call()
             except Passing as error:
-                retries.wait(error)
+                self._retries.wait(error)
 
     def _refusal(self, response: Response, blob: str) -> EnrootSlurmError:
-        return refusals.refusal(response, self._reference, blob, self._login, self._credentials.name)
+        login = response.login or self._login
+        return refusals.refusal(response, self._reference, blob, login, self._credentials.name)
 
     def _show_warnings(self, response: Response) -> None:
         """Pass on what the registry says in Warning headers (RFC 7234, 5.5), once each."""

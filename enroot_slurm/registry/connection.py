@@ -1,123 +1,156 @@
-"""Connections that reach no address that is nobody's business, and wait for the head of an answer no longer than that.
-
-A host that is ``foreign``, which an answer has named and not the user, may not be this machine either.
-"""
+"""Connections for urllib3: made to addresses that may be reached, watched while they are read, and not read too far."""
 
 from __future__ import annotations
 
-import ipaddress
+import http.client
 import socket
-import threading
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from enroot_slurm.registry.origin import RefusedTarget, forbidden_address
+from enroot_slurm.registry.dialing import address_of, dial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from urllib3.response import HTTPResponse
 
-__all__ = ["ForeignHttpPool", "ForeignHttpsPool", "HttpPool", "HttpsPool", "Vetted"]
+    from enroot_slurm.registry.origin import Address
+    from enroot_slurm.registry.reach import Reach
+    from enroot_slurm.registry.watchdog import Watchdog
+
+__all__ = ["POOLS", "KeptConnectionClosed", "Surroundings", "pool_classes"]
 
 _HEAD = 1.5  # times the timeout of a connection that the head of an answer may take
+_MAX_TRAILERS = 64 << 10  # bytes
+_GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 
-class Vetted:
-    """A connection that is closed again, before a request is sent, when it has reached a special address.
+class KeptConnectionClosed(ConnectionError):
+    """The server has closed a connection that was kept for the next request, as it may."""
 
-    Checked where the bytes go and not in the DNS, whose next answer may differ.
-    """
 
+class Surroundings(NamedTuple):
+    """What the connections of one session share."""
+
+    reach: Reach
+    watchdog: Watchdog
+    own: bool
+    """Whether they lead to the registry's own origin."""
+
+
+class _Head:
+    """A file that remembers whether it ended while lines were read."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.ended = False
+
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self.file.readline(limit)
+        self.ended |= not line.endswith(b"\n") and len(line) < limit
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head is whole, and whose trailers end."""
+
+    def begin(self) -> None:
+        file = self.fp
+        head: Any = _Head(file)
+        self.fp = head
+        super().begin()
+        if head.ended:
+            self.close()
+            raise http.client.IncompleteRead(b"")
+        if self.fp is not None:
+            self.fp = file
+
+    def _read_and_discard_trailer(self) -> None:
+        left = _MAX_TRAILERS
+        while (line := self.fp.readline(left + 1)) not in {b"\r\n", b"\n", b""}:
+            left -= len(line)
+            if left < 0:
+                raise http.client.LineTooLong("trailers")
+
+
+class _Watched:
+    """What is the same for http and https, with and without a proxy."""
+
+    response_class = _Answer
+    surroundings: Surroundings
     sock: socket.socket | None
     timeout: float | None
-    own_machine = True
+    answers = 0
+    """How many came over this connection."""
 
-    def vet(self) -> None:
-        """Raise RefusedTarget when the peer is nobody's business."""
-        name: tuple[Any, ...] = self.sock.getpeername() if self.sock else ()
-        if len(name) < 2:
-            return
-        address = ipaddress.ip_address(str(name[0]).partition("%")[0])
-        why = forbidden_address(address)
-        if not self.own_machine and address.is_loopback:
-            why = "it is this machine"
-        if why and self.sock:
-            self.sock.close()
-            raise RefusedTarget(why)
+    def connect(self) -> None:
+        self.answers = 0
+        super().connect()  # type: ignore[misc]  # of HTTPConnection
 
-    @contextmanager
-    def hurried(self) -> Iterator[None]:
-        """Break the connection when this takes too long: its timeout is for each byte, and a head may come in bytes."""
-        sock = self.sock
-        timeout = self.timeout
-        if sock is None or not timeout:
-            yield
-            return
-        timer = threading.Timer(_HEAD * timeout, _break, [sock])
-        timer.daemon = True
-        timer.start()
+    def request(self, *arguments: Any, **more: Any) -> None:
         try:
-            yield
-        finally:
-            timer.cancel()
+            super().request(*arguments, **more)  # type: ignore[misc]
+        except _GONE as error:
+            if self.answers:
+                raise KeptConnectionClosed from error
+            raise
+
+    def getresponse(self) -> HTTPResponse:
+        sock, seconds = self.sock, _HEAD * self.timeout if self.timeout else None
+        with self.surroundings.watchdog.guard(sock, seconds) as guard:
+            try:
+                response: HTTPResponse = super().getresponse()  # type: ignore[misc]
+            except (*_GONE, http.client.HTTPException) as error:
+                if guard and guard.fired:
+                    raise TimeoutError from error
+                if self.answers and isinstance(error, _GONE):
+                    raise KeptConnectionClosed from error
+                raise
+        self.answers += 1
+        response.read_from = sock  # type: ignore[attr-defined]  # for who watches over the body
+        return response
 
 
-def _break(sock: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # a TLS socket's own would disturb who reads
+class _Dialed(_Watched):
+    """A connection that is made here, and not by a library for SOCKS."""
+
+    _dns_host: str
+    host: str
+    port: int
+    proxy: Any
+    socket_options: Any
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            sock = dial(self._dns_host, self.port, self.timeout, self._refusal, self.socket_options or ())
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "no connection in time") from error
+        except OSError as error:
+            raise NewConnectionError(self, "no connection") from error  # type: ignore[arg-type]
+        if self.surroundings.own and not self.proxy:
+            self.surroundings.reach.reached(address_of(sock.getpeername()))
+        return sock
+
+    def _refusal(self, address: Address) -> str:
+        # A proxy is the site's choice, and what it may reach is the proxy's business.
+        return "" if self.proxy else self.surroundings.reach.refusal(self._dns_host, address)
 
 
-class _Http(HTTPConnection, Vetted):
-    def connect(self) -> None:
-        super().connect()
-        self.vet()
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
-        with self.hurried():
-            return super().getresponse()
+POOLS = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
 
 
-class _Https(HTTPSConnection, Vetted):
-    def connect(self) -> None:
-        super().connect()
-        self.vet()
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
-        with self.hurried():
-            return super().getresponse()
-
-
-class _ForeignHttp(_Http):
-    own_machine = False
-
-
-class _ForeignHttps(_Https):
-    own_machine = False
-
-
-class HttpPool(HTTPConnectionPool):
-    """Of connections to a host that the user has named."""
-
-    ConnectionCls = _Http
-
-
-class HttpsPool(HTTPSConnectionPool):
-    """Of connections to a host that the user has named."""
-
-    ConnectionCls = _Https
-
-
-class ForeignHttpPool(HTTPConnectionPool):
-    """Of connections to a host that an answer has named."""
-
-    ConnectionCls = _ForeignHttp
-
-
-class ForeignHttpsPool(HTTPSConnectionPool):
-    """Of connections to a host that an answer has named."""
-
-    ConnectionCls = _ForeignHttps
+def pool_classes(pools: dict[str, Any], surroundings: Surroundings) -> dict[str, Any]:
+    """*pools* (classes by scheme: urllib3's, or those for SOCKS) whose connections know their *surroundings*."""
+    made = {}
+    for scheme, pool in pools.items():
+        plain = pool.ConnectionCls in {HTTPConnection, HTTPSConnection}
+        bases = (_Dialed if plain else _Watched, pool.ConnectionCls)
+        connection = type(f"Watched{pool.ConnectionCls.__name__}", bases, {"surroundings": surroundings})
+        made[scheme] = type(f"Watched{pool.__name__}", (pool,), {"ConnectionCls": connection})
+    return made

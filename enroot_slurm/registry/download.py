@@ -6,18 +6,20 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from enroot_slurm.errors import IntegrityError, NetworkError
-from enroot_slurm.registry.retry import Passing, Retries
+from enroot_slurm.errors import IntegrityError, NetworkError, printable
+from enroot_slurm.registry.retry import Passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from enroot_slurm.oci.manifest import Descriptor
-    from enroot_slurm.registry.transport import Response, Transport
+    from enroot_slurm.registry.retry import Retries
+    from enroot_slurm.registry.transport import Response
 
 __all__ = ["Download"]
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
+# Nexus leaves the unit out, some write "bytes=".
+_CONTENT_RANGE = re.compile(r"(?:bytes[ =]+)?(\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 _PROGRESS = 1 << 20
 """Bytes that make a failed attempt one that was not in vain."""
 _SPARE = 16 << 20
@@ -32,13 +34,14 @@ class Download:
     skipped.
     """
 
-    def __init__(self, descriptor: Descriptor, transport: Transport, tell: Callable[[str], None]) -> None:
+    def __init__(self, descriptor: Descriptor, timeout: float, retries: Retries) -> None:
         self._descriptor = descriptor
-        self._retries = Retries(transport.retries, transport.backoff, tell)
-        self._deadline = time.monotonic() + transport.transfer_timeout if transport.transfer_timeout else None
+        self._retries = retries
+        self._deadline = time.monotonic() + timeout if timeout else None
         self._done = 0
         self._dropped = 0
         self._ranges = True
+        self._encoding = ""  # as the registry states it
         self._short = False  # the registry says that it has nothing after what came
 
     @property
@@ -82,7 +85,9 @@ class Download:
         if not self.complete:
             if self._short:
                 raise self._wrong_size("fewer")
-            raise Passing(f"{self._descriptor.digest}: ended after {self._done} of {self._descriptor.size} bytes")
+            raise Passing(
+                f"{self._descriptor.digest}: ended after {self._done} of {self._descriptor.size} bytes{self._encoded}"
+            )
 
     def _first_byte(self, response: Response, start: int) -> int:
         """Where in the blob the body begins: at *start* or at 0."""
@@ -91,14 +96,17 @@ class Download:
                 raise self._wrong_size("fewer")
             self._ranges, self._short = False, True
             raise Passing(f"{self._descriptor.digest}: the registry does not have the rest")
-        if response.status == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        stated = response.headers.get("Content-Range", "").strip()
+        if response.status == 206 or stated:  # whatever the status: who states a range sends a part
+            match = _CONTENT_RANGE.fullmatch(stated)
             if match and match[2] not in {"*", str(self._descriptor.size)}:
                 raise self._wrong_size(match[2])
             if not match or int(match[1]) != start:
                 self._ranges = False
                 raise Passing(f"{self._descriptor.digest}: the registry sends another part than the one asked for")
+            self._encoding = response.headers.get("Content-Encoding", "")
             return start
+        self._encoding = response.headers.get("Content-Encoding", "")
         length = response.headers.get("Content-Length", "")
         if length.isdecimal() and int(length[:18]) > self._descriptor.size:
             raise self._wrong_size(length[:18])
@@ -114,4 +122,10 @@ class Download:
     def _wrong_size(self, actual: str) -> IntegrityError:
         return IntegrityError(
             f"{self._descriptor.digest}: the manifest says {self._descriptor.size} bytes, the registry has {actual}"
+            + self._encoded
         )
+
+    @property
+    def _encoded(self) -> str:
+        """What a message says of a body that a proxy seems to have compressed."""
+        return "" if self._encoding in {"", "identity"} else f", encoded as {printable(self._encoding, 40)} on its way"

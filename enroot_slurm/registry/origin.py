@@ -1,8 +1,7 @@
-"""Origins of URLs, and which ones a registry may send us to.
+"""Origins of URLs, and the forms of addresses in them.
 
-A registry names other hosts twice: the realm (where to log in) and redirects (where a blob is).  A hostile one names
-what it can't reach itself: the loopback interface, a cloud's metadata service, a neighbour (oras-go CVE-2026-48978,
-distribution CVE-2026-33540).  These rules look at names and literals; `transport` looks at the connected address too.
+A registry names other hosts twice: the realm (where to log in) and redirects (where a blob is).  Which ones it may name
+is `enroot_slurm.registry.reach`'s business.
 """
 
 from __future__ import annotations
@@ -11,22 +10,18 @@ import ipaddress
 import re
 import socket
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from enroot_slurm.errors import printable
 
-__all__ = ["Origin", "RefusedTarget", "check_realm", "check_redirect", "forbidden_address", "same_site"]
+__all__ = ["Address", "Origin", "RefusedTarget", "followed", "plain", "same_owner", "shown"]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS = {"http": 80, "https": 443}
-_METADATA_NAMES = {"metadata", "metadata.google.internal", "metadata.goog", "metadata.tencentyun.com", "instance-data"}
-_METADATA = {"100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"}
-# Where two labels are a public suffix, three are a registrable domain.  A wrong guess costs a line in the file.
-_SECOND_LEVEL = {"ac", "co", "com", "edu", "gob", "gov", "gouv", "mil", "ne", "net", "or", "org"}
-_SHARED = {  # registrable by anyone, one label deeper (from publicsuffix.org, private section)
-    "amazonaws.com", "azurecr.io", "azurewebsites.net", "cloudapp.net", "cloudfront.net", "duckdns.org", "fly.dev",
-    "github.io", "gitlab.io", "herokuapp.com", "ngrok.io", "ngrok-free.app", "nip.io", "pages.dev", "run.app",
-    "sslip.io", "vercel.app", "web.app", "windows.net", "workers.dev", "appspot.com", "jfrog.io", "pkg.dev",
-}  # fmt: skip
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+_EMBEDDED = tuple(ipaddress.IPv6Network(n) for n in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+"""Whose last four bytes are an IPv4 address: RFC 6052, RFC 8215 (as far as it is so used), RFC 4291 2.5.5.1."""
 
 
 class RefusedTarget(ValueError):
@@ -55,6 +50,8 @@ class Origin(NamedTuple):
                 ipaddress.IPv6Address(parts.hostname)  # urlsplit does it since Python 3.11.4
         except ValueError:
             raise RefusedTarget("it is malformed") from None
+        if port == 0:
+            raise RefusedTarget("its port is 0")
         if parts.scheme not in _PORTS or not parts.hostname:
             raise RefusedTarget("it is not an absolute http or https URL")
         if "@" in parts.netloc:
@@ -64,10 +61,10 @@ class Origin(NamedTuple):
         return cls(parts.scheme, parts.hostname.rstrip("."), port or _PORTS[parts.scheme])
 
     @property
-    def address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    def address(self) -> Address | None:
         """The host, if it is an address: in any form that a resolver takes for one."""
         try:
-            return _plain(ipaddress.ip_address(self.host))
+            return plain(ipaddress.ip_address(self.host))
         except ValueError:
             pass
         if re.fullmatch(r"0x[0-9a-f]*|[0-9]+", self.host.rpartition(".")[2]):
@@ -76,12 +73,6 @@ class Origin(NamedTuple):
             except OSError:
                 return None
         return None
-
-    @property
-    def loopback(self) -> bool:
-        """Whether this names the own machine."""
-        address = self.address
-        return address.is_loopback if address else self.host == "localhost" or self.host.endswith(".localhost")
 
     @property
     def netloc(self) -> str:
@@ -93,79 +84,50 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{printable(self.netloc)}"
 
 
-def forbidden_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """Why nobody may send us to *address*, or empty: link-local ones, multicast, a cloud's metadata service."""
-    address = _plain(address)
-    if str(address) in _METADATA or str(address) == "169.254.169.254":
-        return "a cloud's metadata service is there"
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
-        return "it is a link-local or otherwise special address"
-    return ""
+def plain(address: Address) -> Address:
+    """*address* without the IPv6 forms that hide an IPv4 one: what is judged is where the bytes may end.
 
-
-def check_realm(url: str, registry: Origin) -> Origin:
-    """The origin of *url*, where *registry* says to log in.
-
-    Raises: RefusedTarget.
+    Those forms: IPv4-mapped, IPv4-compatible, NAT64, 6to4, Teredo, ISATAP.
     """
-    realm = Origin.of(url)
-    _check(realm, registry)
-    address = realm.address
-    if address and address.is_private and not _beside(realm, registry):
-        raise RefusedTarget("it is a private address")
-    return realm
-
-
-def check_redirect(url: str, registry: Origin, *, allow_http: bool) -> Origin:
-    """The origin of *url*, to which *registry* or a host behind it redirects.
-
-    Raises: RefusedTarget.
-    """
-    target = Origin.of(url)
-    _check(target, registry, allow_http=allow_http)
-    return target
-
-
-def _check(target: Origin, registry: Origin, *, allow_http: bool = False) -> None:
-    if target.scheme == "http" and registry.scheme == "https" and not allow_http:
-        raise RefusedTarget("it is not https")
-    if target[1:] == registry[1:]:
-        return
-    address = target.address
-    if target.host in _METADATA_NAMES or target.host.startswith("instance-data."):
-        raise RefusedTarget("a cloud's metadata service is there")
-    if address and (why := forbidden_address(address)):
-        raise RefusedTarget(why)
-    if target.loopback and not registry.loopback:
-        raise RefusedTarget("it is this machine")
-    if address is None and re.fullmatch(r"0x[0-9a-f]*|[0-9]+", target.host.rpartition(".")[2]):
-        raise RefusedTarget("its host is malformed")
-
-
-def _beside(realm: Origin, registry: Origin) -> bool:
-    return realm[1:] == registry[1:] or (realm.loopback and registry.loopback)
-
-
-def same_site(one: str, other: str) -> bool:
-    """Whether two host names have one owner: the same name, or the same registrable domain."""
-    return one == other or (_registrable(one) == _registrable(other) != "")
-
-
-def _registrable(host: str) -> str:
-    labels = host.split(".")
-    if len(labels) < 2 or ":" in host or labels[-1].isdecimal():
-        return ""
-    deep = ".".join(labels[-2:]) in _SHARED or (len(labels[-1]) == 2 and labels[-2] in _SECOND_LEVEL)
-    if deep and (len(labels) < 3 or ".".join(labels[-2:]) in _SHARED):
-        # Below a shared suffix there may be regions and accounts: only the very same host is surely the same owner.
-        return ""
-    return ".".join(labels[-3:] if deep else labels[-2:])
-
-
-def _plain(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """*address* without an IPv6 wrapper around an IPv4 address."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    number = int(address)
+    if number >> 32 == 0 and number <= 1:  # :: and ::1 are themselves
+        return address
+    if inner := address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]:
+        return inner
+    if any(address in network for network in _EMBEDDED) or number >> 32 & 0xFDFFFFFF == 0x5EFE:
+        return ipaddress.IPv4Address(number & 0xFFFFFFFF)
     return address
+
+
+def followed(base: str, location: str) -> str:
+    """The absolute URL of *location*, as a header of an answer to *base* has it.
+
+    Blanks and characters beyond ASCII, which should have been encoded, are encoded here (http.client reads bytes as
+    Latin-1).  It is not checked.  Raises: RefusedTarget when it can't be read at all.
+    """
+    raw = location.strip(" \t").encode("latin-1", "surrogatepass" if location.isascii() else "backslashreplace")
+    try:
+        return urljoin(base, quote(raw, safe=_PRINTABLE))
+    except ValueError:
+        raise RefusedTarget("it is malformed") from None
+
+
+def shown(url: str) -> str:
+    """*url* for people: without login, query and fragment, which may hold secrets."""
+    text = re.split(r"[?#]", url, maxsplit=1)[0]
+    before, at, after = text.rpartition("@")
+    scheme = re.match(r"[a-z]+://", before, re.IGNORECASE)
+    return printable(f"{scheme[0] if scheme else ''}{after}" if at else text)
+
+
+def same_owner(realm: str, registry: str) -> bool:
+    """Whether the host *realm* surely belongs to the owner of the host *registry*: it is that host, or above it.
+
+    The owner of a domain decides about all names in it, so `gitlab.example` may see what is meant for
+    `registry.gitlab.example`.  Nothing is concluded from a common suffix: it takes the public suffix list to know where
+    owners differ, and no maintained package brings one that stays up to date on a node without a network.
+    """
+    above = "." in realm and registry.endswith(f".{realm}") and not registry[-1].isdecimal()  # of names, not addresses
+    return realm == registry or above

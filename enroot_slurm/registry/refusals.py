@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, NotFound, RateLimited, printable
 from enroot_slurm.oci.reference import DOCKER_HUB
-from enroot_slurm.registry.retry import RETRIED, Passing, TooMany, retry_after
+from enroot_slurm.registry.retry import RETRIED, Passing, TooMany, come_back, go_duration, retry_after
+from enroot_slurm.registry.words import Words, words_of
 
 if TYPE_CHECKING:
     from enroot_slurm.oci.reference import Reference
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["passing", "refusal"]
 
 _FILE = "$ENROOT_CONFIG_PATH/.credentials"
+_HTTPS_PORT = re.compile(rb"HTTPS (?:server|port)|plain HTTP to an SSL|HTTP request was sent to HTTPS", re.IGNORECASE)
+_PULL_LIMIT = re.compile(r"pull rate limit|increase-rate-limit", re.IGNORECASE)
+_LIMIT = re.compile(r"(\d{1,9})(?:;w=(\d{1,8}))?", re.ASCII)
+_MIRROR = (
+    "Log in, since a login has a limit of its own (a line in the credentials file), or set up a mirror for the site."
+)
 
 
 def refusal(response: Response, reference: Reference, blob: str, login: Login, file: str) -> EnrootSlurmError:
@@ -24,41 +31,88 @@ def refusal(response: Response, reference: Reference, blob: str, login: Login, f
 
     *file* is the credentials file's name, if there is one.
     """
-    code, text = _first_error(response.error_body())
-    said = f" ({text})" if text else ""
+    words = words_of(response.error_body())
+    said = f" ({words.text})" if words.text else ""
     if response.status in RETRIED:
-        return passing(response, reference.registry)
+        return passing(response, response.host)
+    if response.status == 403 and not login.source and not login.problem and not _challenged(response):
+        return _forbidden(response, reference, words)
     if response.status in {401, 403}:
         return _denied(reference, login, file or _FILE, said)
     if response.status == 404:
-        return _missing(reference, blob, code, said)
-    if b"HTTPS server" in response.error_body()[:1000]:
+        return _missing(reference, blob, words.code, said)
+    if response.status == 400 and _HTTPS_PORT.search(response.error_body()[:4096]):
         return NetworkError(
-            f"{reference.registry} speaks https, but was asked by http",
+            f"{response.host} speaks https, but was asked by http",
             hint="Unset ENROOT_ALLOW_HTTP, or take it out of insecure_registries.",
         )
-    return NetworkError(f"{reference.registry} answers {response.status}{said}")
+    return NetworkError(f"{response.host} answers {response.status}{said}")
 
 
 def passing(response: Response, host: str) -> NetworkError:
     """The error for an answer of *host* whose status is one of `RETRIED`."""
-    _, text = _first_error(response.error_body())
-    said = f" ({text})" if text else ""
+    words = words_of(response.error_body())
+    said = f" ({words.text})" if words.text else ""
     delay = retry_after(response.headers)
     if response.status != 429:
         return Passing(f"{host} answers {response.status}{said}", delay=delay)
-    limit = printable(response.headers.get("ratelimit-limit", ""), 40)
-    message = f"{host}: too many requests" + (f", the limit is {limit}" if limit else "") + said
-    hint = "Requests without login are counted by address: one in the credentials file has a limit of its own."
+    delay = delay or go_duration(words.text)
+    limit = _LIMIT.match(response.headers.get("ratelimit-limit", ""))
+    if _PULL_LIMIT.search(words.text):  # of Docker Hub: it lasts for hours
+        return _pull_limit(host, response, limit, delay, said)
+    message = f"{host}: too many requests" + (f", the limit is {_limit_text(limit)}" if limit else "") + said
     left = response.headers.get("ratelimit-remaining", "").partition(";")[0].strip()
     if left == "0" and not delay:  # nothing is left, and nobody says for how long: asking again is in vain
-        return RateLimited(message, hint=hint)
-    return TooMany(message, hint=hint, delay=delay)
+        return RateLimited(message, hint=_MIRROR)
+    return TooMany(message, hint="The registry limits how fast it may be asked; later it works again.", delay=delay)
+
+
+def _pull_limit(host: str, response: Response, limit: re.Match[str] | None, delay: float, said: str) -> RateLimited:
+    source = printable(response.headers.get("docker-ratelimit-source", ""), 60)
+    text = (
+        f"{host}: the pull limit"
+        + (f" of {_limit_text(limit)}" if limit else "")
+        + (f" for {source}" if source else "")
+        + " is used up"
+    )
+    if delay:
+        return TooMany(f"{text} until {come_back(delay)}{said}", hint=_MIRROR, delay=delay)
+    return RateLimited(f"{text}{said}", hint=_MIRROR)
+
+
+def _limit_text(limit: re.Match[str]) -> str:
+    """``100 in 6 h``."""
+    seconds = int(limit[2] or 0)
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds and not seconds % size:
+            return f"{limit[1]} in {seconds // size} {unit}"
+    return limit[1]
+
+
+def _challenged(response: Response) -> bool:
+    return bool(response.headers.get("WWW-Authenticate"))
+
+
+def _forbidden(response: Response, reference: Reference, words: Words) -> AccessDenied:
+    """The error for a refusal that no login would change: nobody has asked for one."""
+    what = f"{reference.familiar_name} to be read" if reference.repository else "any access"
+    said = f": {words.text}" if words.text else ", and says no reason"
+    server = printable(response.headers.get("Server", ""), 40)
+    through = f", through the proxy {response.proxy}" if response.proxy else ""
+    if words.page:
+        hint = "That is a web page, not a registry's answer: a proxy or a firewall on the way may have refused it"
+        hint += f" (it calls itself {server})." if server else "."
+    else:
+        hint = "It is a rule of whoever runs it, and it asks for no login. Ask there."
+    return AccessDenied(f"{response.host} does not allow {what}{through}{said}", hint=hint)
 
 
 def _denied(reference: Reference, login: Login, file: str, said: str) -> AccessDenied:
+    host = login.registry.netloc
     what = f"read {reference.familiar_name}" if reference.repository else "in"
-    name = f"{reference.registry} does not let us {what}{said}"
+    name = f"{host} does not let us {what}{said}"
+    if host != reference.registry:
+        name += f" (to which {reference.registry} redirects)"
     if login.source:
         problem = f"; {login.problem}" if login.problem else f" with the credentials of {login.source}"
         also = f", and that they may read {reference.familiar_name}" if reference.repository else ""
@@ -102,14 +156,3 @@ def _missing(reference: Reference, blob: str, code: str, said: str) -> NotFound 
 
 def _cut_hint() -> str:
     return "If this came from an #SBATCH line, the unescaped '#' cut the rest off: write REGISTRY/IMAGE instead."
-
-
-def _first_error(body: bytes) -> tuple[str, str]:
-    """The code of the first error in *body*, and what to show of it; empty for anything but the specified form."""
-    try:
-        error = json.loads(body)["errors"][0]
-        code, message = error.get("code", ""), error.get("message", "")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return "", ""
-    shown = ": ".join(str(part) for part in (code, message) if part)
-    return str(code), printable(shown)

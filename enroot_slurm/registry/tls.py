@@ -90,16 +90,60 @@ def _load_system(context: ssl.SSLContext, last_resort: str) -> None:
         _load_ca(context, last_resort)
 
 
+_OWN_CA = "If a CA of your own has signed it, name its file in ca_file, or put it into a certs.d directory."
+_CLOCK = "Check this node's clock (timedatectl); if it is right, the registry's certificate has to be renewed."
+_VERIFICATION = {
+    # codes of X509_verify_cert_error_string(3): what they mean, and what to do
+    9: ("it is not yet valid", _CLOCK),
+    10: ("it has expired", _CLOCK),
+    13: ("its time of validity is malformed", "The registry's certificate has to be made anew."),
+    18: (
+        "it is self-signed",
+        "If that is meant to be so, name the certificate's file in ca_file, or put it into certs.d.",
+    ),
+    19: ("a self-signed certificate, of an unknown CA, is in its chain", _OWN_CA),
+    20: ("its issuer is not known here", _OWN_CA),
+    21: ("its issuer is not known here, or the registry does not send the certificates in between", _OWN_CA),
+    23: ("it was revoked", "The registry needs a new certificate."),
+    62: ("it is for another host name", "Check the registry's name: it has to be one of those in the certificate."),
+    64: ("it is for another address", "Name the registry as its certificate does, by a host name."),
+    66: ("its key is too weak", "The registry's certificate has to be made anew, with a longer key."),
+    67: ("the key of its CA is too weak", "The CA's certificate has to be made anew, with a longer key."),
+    68: ("its signature is too weak", "The certificate has to be signed anew, with SHA-256."),
+}
+_ALERTS = (
+    # parts of OpenSSL's reasons: what they mean, and what to do
+    (
+        ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"),
+        "the registry does not speak https",
+        "If it is meant to be reached by http, set ENROOT_ALLOW_HTTP=y or name it in insecure_registries.",
+    ),
+    (
+        ("UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION"),
+        "it speaks only versions of TLS that are too old to be safe",
+        "The registry, or the proxy before it, has to offer TLS 1.2 or later.",
+    ),
+    (
+        ("CERTIFICATE_REQUIRED", "ALERT_HANDSHAKE_FAILURE", "ALERT_BAD_CERTIFICATE", "ALERT_UNKNOWN_CA",
+         "ALERT_CERTIFICATE_UNKNOWN", "ALERT_CERTIFICATE_EXPIRED", "ALERT_ACCESS_DENIED"),
+        "it refuses the connection, as a registry does that wants to see another certificate, or one at all",
+        "Put the client's certificate and key into a certs.d directory: HOST[:PORT]/client.cert and client.key.",
+    ),
+    (("UNRECOGNIZED_NAME",), "it does not know this host name", "Check the registry's name."),
+)  # fmt: skip
+
+
 def describe_failure(error: BaseException) -> tuple[str, str, bool]:
     """What the TLS *error* means, what to do about it, and whether it may pass."""
-    text = str(error)
-    if any(s in text for s in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")):
-        hint = "If it is meant to be reached by http, set ENROOT_ALLOW_HTTP=y or name it in insecure_registries."
-        return "the registry does not speak https", hint, False
+    text = f"{getattr(error, 'reason', '')} {error}"
+    for parts, meaning, hint in _ALERTS:
+        if any(part in text for part in parts):
+            reason = printable(str(getattr(error, "reason", "") or ""), 60)
+            return f"{meaning}{f' ({reason})' if reason else ''}", hint, False
     if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in text:
-        why = getattr(error, "verify_message", "") or "it can't be verified"
-        hint = "If a CA of your own has signed it, name its file in ca_file, or put it into a certs.d directory."
-        return f"its certificate is refused: {printable(why)}", hint, False
+        why = printable(getattr(error, "verify_message", "") or "it can't be verified")
+        meaning, hint = _VERIFICATION.get(getattr(error, "verify_code", 0), ("", _OWN_CA))
+        return f"its certificate is refused: {f'{meaning} ({why})' if meaning else why}", hint, False
     if "EOF" in text:
         return "the connection broke", "", True
     why = str(getattr(error, "reason", None) or type(error).__name__)

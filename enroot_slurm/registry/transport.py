@@ -7,31 +7,34 @@ decoding bodies (which breaks digests), keeping cookies.
 
 from __future__ import annotations
 
-import errno
-import http.client
-import socket
-import ssl
 import threading
 import time
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import urljoin
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, printable
-from enroot_slurm.registry.connection import ForeignHttpPool, ForeignHttpsPool, HttpPool, HttpsPool
-from enroot_slurm.registry.origin import Origin, RefusedTarget, check_redirect
+from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError
+from enroot_slurm.registry.causes import failure_of, is_kept_connection, proxy_refusal
+from enroot_slurm.registry.connection import POOLS, Surroundings, pool_classes
+from enroot_slurm.registry.origin import Origin, RefusedTarget, followed, shown
+from enroot_slurm.registry.proxies import NO_PROXY, Proxy, proxy_for
+from enroot_slurm.registry.reach import Reach
 from enroot_slurm.registry.retry import Passing
-from enroot_slurm.registry.tls import client_context, describe_failure
+from enroot_slurm.registry.tls import client_context
+from enroot_slurm.registry.watchdog import Watchdog
+from enroot_slurm.registry.words import words_of
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from enroot_slurm.registry.auth import Login
 
 __all__ = ["Http", "Response", "Transport"]
 
@@ -40,7 +43,9 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_ERROR = 64 << 10
 _LARGEST = 1 << 20
 _CHUNK = 256 << 10
-_SLOWEST = 1024  # bytes for each second of a stall timeout, below which a connection is given up
+_BODY = 1.5  # times the stall timeout that one read of a body may take
+_SILENTLY = frozenset({"GET", "HEAD"})
+"""Methods that are sent again, once for each, over connections that the server had closed meanwhile."""
 
 
 class Transport(NamedTuple):
@@ -51,7 +56,11 @@ class Transport(NamedTuple):
     transfer_timeout: float = 0
     """Seconds for a blob with all its retries; 0: no limit."""
     stall_timeout: float = 60
-    """Seconds without a byte, or with less than 1 KiB each, after which a connection is given up."""
+    """Seconds without a byte, or with fewer than *min_rate* each, after which a connection is given up."""
+    min_rate: int = 1024
+    """Bytes a second; 0: any."""
+    import_timeout: float = 0
+    """Seconds for all that is asked for an image; 0: no limit."""
     retries: int = 5
     """Attempts after the first one; for a blob: in a row without progress."""
     max_connections: int = 10
@@ -59,6 +68,8 @@ class Transport(NamedTuple):
     """Ask the registry by http://, as ENROOT_ALLOW_HTTP does."""
     insecure_registries: frozenset[str] = frozenset()
     """Registries, as written in references, that are asked by http://."""
+    trusted_hosts: tuple[str, ...] = ()
+    """What registries may lead to, wherever it is: see `enroot_slurm.registry.reach`."""
     ca_file: str = ""
     """CA certificates in place of the system's."""
     certs_dirs: tuple[Path, ...] = ()
@@ -71,20 +82,21 @@ class Transport(NamedTuple):
 class _Adapter(HTTPAdapter):
     """An adapter whose TLS settings come from one context and nowhere else."""
 
-    def __init__(self, context: ssl.SSLContext | None, size: int, *, foreign: bool) -> None:
+    def __init__(self, context: ssl.SSLContext | None, size: int, surroundings: Surroundings) -> None:
         self._context = context
-        self._foreign = foreign
+        self._surroundings = surroundings
         super().__init__(pool_connections=1, pool_maxsize=size, max_retries=0, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {
-            "http": ForeignHttpPool if self._foreign else HttpPool,
-            "https": ForeignHttpsPool if self._foreign else HttpsPool,
-        }
+        self.poolmanager.pool_classes_by_scheme = pool_classes(POOLS, self._surroundings)
 
     def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
-        return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
+        if not known:
+            manager.pool_classes_by_scheme = pool_classes(manager.pool_classes_by_scheme, self._surroundings)
+        return manager
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing: the context does it, and requests would add the bundle of certifi."""
@@ -93,14 +105,23 @@ class _Adapter(HTTPAdapter):
 class Response:
     """An answer whose body is still to be read, as it was sent; use it as a context manager."""
 
-    def __init__(self, response: requests.Response, *, redirected: bool, stall: float | None = None) -> None:
+    def __init__(self, response: requests.Response, http: Http, proxy: Proxy, stall: float | None) -> None:
         self._response = response
+        self._http = http
         self._stall = stall
+        self.url: str = response.url
+        self.host = Origin.of(response.url).netloc
+        """Whose answer it is."""
+        self.proxy = proxy.name
+        """HOST:PORT through which it came, or empty."""
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self.redirected = redirected
+        self.redirected = False
         """Whether another host than the one that was asked has answered."""
+        self.login: Login | None = None
+        """The login with which it was asked for, for who explains a refusal."""
         self._error_body: bytes | None = None
+        self._first: bytes | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -123,14 +144,11 @@ class Response:
         seconds, came = 0.0, 0  # of waiting, without what whoever takes the pieces needs for them
         while more:
             began = time.monotonic()
-            try:
-                data = self._response.raw.read1(_LARGEST - held, decode_content=False)
-            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                data, failure = b"", _failure(error, self._response.url)
+            data, failure = self._piece(_LARGEST - held)
             seconds, came = seconds + time.monotonic() - began, came + len(data)
             if self._stall and seconds >= self._stall and not failure:
-                if data and came < _SLOWEST * seconds:
-                    failure = Passing(f"{Origin.of(self._response.url).netloc}: slower than 1 KiB/s")
+                if data and came < self._http.transport.min_rate * seconds:
+                    failure = Passing(f"{self.host}: slower than {self._http.transport.min_rate} bytes a second")
                 seconds, came = 0.0, 0
             more = bool(data) and not failure
             waiting.append(data)
@@ -142,6 +160,32 @@ class Response:
                 waiting, held = [], 0
         if failure:
             raise failure
+
+    def _piece(self, size: int) -> tuple[bytes, EnrootSlurmError | None]:
+        """At most *size* bytes of the body (none: it has ended), or why there are no more."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first, None
+        raw = self._response.raw
+        try:
+            limit = self._http.time_left(_BODY * self._stall if self._stall else None)
+            with self._http.watchdog.guard(getattr(raw, "read_from", None), limit) as guard:
+                data = raw.read1(size, decode_content=False)
+            if guard and guard.fired:
+                self._http.time_left(None)
+                return data, Passing(f"{self.host}: it stopped to answer")
+        except NetworkError as error:
+            return b"", error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            return b"", failure_of(error, self.url)
+        return data, None
+
+    def begins_with(self, start: bytes) -> bool:
+        """Whether the body begins with *start*, after white space; it can be read from its beginning after this."""
+        self._first, failure = self._piece(_CHUNK)
+        if failure:
+            raise failure
+        return self._first.lstrip().startswith(start)
 
     def read(self, limit: int) -> bytes:
         """The body's first *limit* bytes, and one more if there are more."""
@@ -170,7 +214,11 @@ class Http:
         self.registry = registry
         self.client_certificate = False
         """Whether the registry was shown one: then its answers are not anonymous."""
-        self._transport = transport
+        self.transport = transport
+        self.reach = Reach(registry, transport.trusted_hosts)
+        self.watchdog = Watchdog()
+        self.deadline = time.monotonic() + transport.import_timeout if transport.import_timeout else float("inf")
+        """By time.monotonic: when all requests have to be done."""
         self._sessions: dict[Origin, requests.Session] = {}
         self._lock = threading.Lock()
         self._agent = f"enroot-slurm/{__version__}"
@@ -181,6 +229,20 @@ class Http:
             for session in self._sessions.values():
                 session.close()
             self._sessions.clear()
+        self.watchdog.close()
+
+    def time_left(self, seconds: float | None) -> float | None:
+        """*seconds*, or fewer when the deadline is nearer; None is no limit.
+
+        Raises: NetworkError when the deadline is over.
+        """
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise NetworkError(
+                f"{self.registry.netloc}: not all came within {self.transport.import_timeout:g} s",
+                hint="The setting import_timeout says how long an image may take; 0 is for ever.",
+            )
+        return min(seconds or left, left) if left != float("inf") else seconds
 
     def get(self, url: str, headers: Mapping[str, str], authorization: str = "", *, method: str = "GET") -> Response:
         """The answer to a GET (or HEAD) of *url* after up to five redirects.
@@ -198,13 +260,14 @@ class Http:
             if response.status not in _REDIRECTS or not location:
                 return response
             response.error_body()
-            url = urljoin(url, location)
             try:
-                target = check_redirect(url, self.registry, allow_http=self._transport.allow_http)
+                url = followed(url, location)
+                target = self.reach.target(url, allow_http=self.transport.allow_http)
             except RefusedTarget as error:
                 raise AccessDenied(
-                    f"{origin} redirects to {printable(url.partition('?')[0])}, which is refused: {error}",
-                    hint="The registry, or the store behind it, is set up wrongly or hostile.",
+                    f"{origin} redirects to {shown(url)}, which is refused: {error}",
+                    hint="The registry, or the store behind it, is set up wrongly or hostile. "
+                    "If the site trusts that host, name it in trusted_hosts.",
                 ) from None
             if target != origin:
                 authorization, left = "", True
@@ -222,25 +285,40 @@ class Http:
         if authorization:
             fixed["Authorization"] = authorization
         session = self._session(Origin.of(url))
-        stall = self._transport.stall_timeout or None
-        if self._transport.transfer_timeout:
-            stall = min(stall or self._transport.transfer_timeout, self._transport.transfer_timeout)
-        try:
-            response = session.request(
-                method,
-                url,
-                headers={**headers, **fixed},
-                data=body,
-                auth=_leave_alone,
-                proxies=get_environ_proxies(url) if self._transport.proxies_from_env else {},
-                timeout=(self._transport.connect_timeout or None, stall),
-                allow_redirects=False,
-                stream=True,
-                verify=True,
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, RefusedTarget, OSError, ValueError) as error:
-            raise _failure(error, url) from None
-        return Response(response, redirected=False, stall=stall)
+        proxy = proxy_for(url) if self.transport.proxies_from_env else NO_PROXY
+        stall = self.transport.stall_timeout or None
+        if self.transport.transfer_timeout:
+            stall = min(stall or self.transport.transfer_timeout, self.transport.transfer_timeout)
+        kept = self.transport.max_connections if method in _SILENTLY else 0
+        while True:
+            try:
+                response = session.request(
+                    method,
+                    url,
+                    headers={**headers, **fixed},
+                    data=body,
+                    auth=_leave_alone,
+                    proxies={"http": proxy.url, "https": proxy.url} if proxy.url else {},
+                    timeout=(self.time_left(self.transport.connect_timeout or None), self.time_left(stall)),
+                    allow_redirects=False,
+                    stream=True,
+                    verify=True,
+                )
+            except (
+                requests.RequestException,
+                urllib3.exceptions.HTTPError,
+                RefusedTarget,
+                OSError,
+                ValueError,
+            ) as error:
+                if kept and is_kept_connection(error):
+                    kept -= 1  # each of those that are kept may have been closed
+                    continue
+                raise failure_of(error, url, proxy.name) from None
+            answer = Response(response, self, proxy, stall)
+            if answer.status == 407 and proxy.url:
+                raise proxy_refusal(407, words_of(answer.error_body()).text, answer.host, proxy.name)
+            return answer
 
     def _session(self, origin: Origin) -> requests.Session:
         with self._lock:
@@ -248,7 +326,7 @@ class Http:
                 context, certificate = None, False
                 if origin.scheme == "https":
                     context, certificate = client_context(
-                        origin, self._transport.ca_file, self._transport.certs_dirs, DEFAULT_CA_BUNDLE_PATH
+                        origin, self.transport.ca_file, self.transport.certs_dirs, DEFAULT_CA_BUNDLE_PATH
                     )
                 own = origin[1:] == self.registry[1:]
                 self.client_certificate |= certificate and own
@@ -256,10 +334,8 @@ class Http:
                 session.trust_env = False
                 session.headers.clear()
                 session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-                foreign = not own and not self.registry.loopback
-                session.mount(
-                    f"{origin.scheme}://", _Adapter(context, self._transport.max_connections, foreign=foreign)
-                )
+                surroundings = Surroundings(self.reach, self.watchdog, own)
+                session.mount(f"{origin.scheme}://", _Adapter(context, self.transport.max_connections, surroundings))
                 self._sessions[origin] = session
             return self._sessions[origin]
 
@@ -267,66 +343,3 @@ class Http:
 def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Requests' hook for authentication; with one given, it looks for no other."""
     return request
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """*error* and all that it wraps, through the ways in which requests and urllib3 wrap."""
-    found: list[BaseException] = []
-    queue: list[object] = [error]
-    while queue:
-        item = queue.pop(0)
-        if isinstance(item, BaseException) and item not in found:
-            found.append(item)
-            queue += [getattr(item, "reason", None), *item.args, item.__cause__, item.__context__]
-    return found
-
-
-def _failure(error: BaseException, url: str) -> EnrootSlurmError:
-    """What *error*, of a request to *url*, means.  Its own text may hold a proxy's password and is not used."""
-    host = Origin.of(url).netloc
-    causes = _causes(error)
-    if refused := next((c for c in causes if isinstance(c, RefusedTarget)), None):
-        return AccessDenied(f"{host} is refused: {refused}")
-    if away := next((c for c in causes if isinstance(c, OSError) and c.errno in _UNREACHABLE), None):
-        return Passing(f"{host}: {printable(str(away.strerror))}")
-    for kinds, words, hint, may_pass in _FAILURES:
-        cause = next((c for c in causes if isinstance(c, kinds)), None)
-        if cause is not None and isinstance(cause, _TLS_ERRORS):
-            message, tls_hint, passing = describe_failure(cause)
-            return (Passing if passing else NetworkError)(f"{host}: {message}", hint=tls_hint)
-        if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN:
-            return Passing(f"{host}: the DNS does not answer")
-        if cause is not None:
-            text = words or getattr(cause, "strerror", "") or "the connection broke"
-            return (Passing if may_pass else NetworkError)(f"{host}: {printable(text)}", hint=hint)
-    return NetworkError(f"{host}: {type(error).__name__}")
-
-
-_UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL}
-_TLS_ERRORS = (ssl.SSLError, urllib3.exceptions.SSLError)
-_Kinds = tuple[type[BaseException], ...]
-_FAILURES: tuple[tuple[_Kinds, str, str, bool], ...] = (
-    # kinds of errors (the first that fits counts), what to say, what to do, whether it may pass
-    (
-        (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError),
-        "the proxy does not reach it",
-        "See https_proxy, http_proxy and no_proxy.",
-        True,
-    ),
-    (_TLS_ERRORS, "", "", False),
-    (
-        (socket.gaierror, urllib3.exceptions.NameResolutionError),
-        "the host name is not known",
-        "Check the registry's name, or this node's DNS.",
-        False,
-    ),
-    ((ConnectionRefusedError,), "the connection was refused", "Check the registry's name and port.", True),
-    (
-        (urllib3.exceptions.ConnectTimeoutError,),
-        "no connection in time",
-        "A firewall may be in between: does this node need https_proxy?",
-        True,
-    ),
-    ((urllib3.exceptions.ReadTimeoutError, TimeoutError), "it stopped to answer", "", True),
-    ((urllib3.exceptions.ProtocolError, http.client.HTTPException, OSError), "", "", True),
-)

@@ -84,6 +84,10 @@ class Config(NamedTuple):
     """Seconds; 0 is no limit."""
     transfer_timeout: float
     """Seconds; 0 is no limit."""
+    import_timeout: float
+    """Seconds for all that an image needs of its registry; 0 is no limit."""
+    min_rate: int
+    """Bytes a second that a connection has to give; 0: any."""
     transfer_retries: int
     allow_http: bool
     squash_memory: int
@@ -134,6 +138,8 @@ class Config(NamedTuple):
     """An absolute path; empty: the system's certificates."""
     insecure_registries: tuple[str, ...]
     """Hosts, or hosts with ports, as `Reference.registry` has them."""
+    trusted_hosts: tuple[str, ...]
+    """Where registries may lead although it is no place of the Internet: `enroot_slurm.registry.reach`."""
     certs_dirs: tuple[str, ...]
     doubts: tuple[str, ...]
     """What is no error, but hardly meant: variables called ``ENROOT_SLURM_...`` that no setting has."""

@@ -275,6 +275,12 @@ def _registry(text: str) -> str:
         raise ValueError(text) from None
 
 
+def _trusted(text: str) -> str:
+    from enroot_slurm.registry.reach import trusted_form  # noqa: PLC0415 - few sites have any
+
+    return trusted_form(text)
+
+
 def _boolean_text(value: object) -> str:
     return "yes" if value else "no"
 
@@ -312,6 +318,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("max_unpacked", "ENROOT_SLURM_MAX_UNPACKED", "200GiB", _A_SIZE, _size, _size_text),
         Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, _seconds, _number_text),
         Setting("transfer_timeout", "ENROOT_TRANSFER_TIMEOUT", "0", _TIME, _seconds, _number_text),
+        Setting("import_timeout", "ENROOT_SLURM_IMPORT_TIMEOUT", "43200", _TIME, _seconds, _number_text),
+        Setting("min_rate", "ENROOT_SLURM_MIN_RATE", "4096", "bytes a second, as a whole number", _integer),
         Setting("transfer_retries", "ENROOT_TRANSFER_RETRIES", "5", _A_NUMBER, _integer),
         _switch("allow_http", "ENROOT_ALLOW_HTTP", "no"),
         Setting("squash_memory", "ENROOT_SLURM_SQUASH_MEMORY", "1GiB", _A_SIZE, _size, _size_text),
@@ -354,6 +362,9 @@ SETTINGS: dict[str, Setting] = {
             "a registry: HOST or HOST:PORT",
             _registry,
             is_list=True,
+        ),
+        Setting(
+            "trusted_hosts", "ENROOT_SLURM_TRUSTED_HOSTS", "", "HOST, *.DOMAIN or ADDRESS/BITS", _trusted, is_list=True
         ),
         Setting(
             "certs_dirs",

@@ -259,7 +259,9 @@ def test_nothing_left(repository: Repository, registry: FaultRegistry, blob: Des
     headers = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "0;w=21600"}
     body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}'
     registry.fault("/blobs/", status=429, headers=headers, body=body)
-    with pytest.raises(RateLimited, match=r"limit is 100;w=21600 \(TOOMANYREQUESTS: You have") as caught:
+    with pytest.raises(
+        RateLimited, match=r"the pull limit of 100 in 6 h is used up \(TOOMANYREQUESTS: You have"
+    ) as caught:
         fetch(repository, blob)
     assert "credentials file" in caught.value.hint
     assert registry.count("/blobs/") == 1

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -14,6 +15,7 @@ from enroot_slurm.oci.platform import Platform
 from enroot_slurm.registry.auth import Answer, Login
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.origin import Origin
+from enroot_slurm.registry.reach import Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,10 +116,12 @@ def test_anonymous_token(faulty: Faulty, open_repository: Open):
         (['Basic realm="x", Bearer realm="{realm}"'], {"scope": ["repository:team/app:pull"]}),
         (['Bearer realm="http://169.254.169.254/", Bearer realm="{realm}"'], {"scope": ["repository:team/app:pull"]}),
         (['Bearer realm="{realm}",scope="registry:catalog:*"'], {"scope": ["repository:team/app:pull"]}),
+        (['Bearer realm="{realm}",scope="repository:victim/app:pull,push"'], {"scope": ["repository:team/app:pull"]}),
         (
-            ['Bearer realm="{realm}",scope="repository:x/team/app:pull,push"'],
-            {"scope": ["repository:x/team/app:pull,push"]},
+            ['Bearer realm="{realm}?Scope=repository:victim/app:pull&service=x&account=eve&tenant=1",service=s'],
+            {"tenant": ["1"], "service": ["s"], "scope": ["repository:team/app:pull"]},
         ),
+        (['Bearer realm="/token",service=s'], {"service": ["s"], "scope": ["repository:team/app:pull"]}),
     ],
 )
 def test_challenges(faulty: Faulty, open_repository: Open, challenges: list[str], query: dict[str, list[str]]):
@@ -128,7 +132,7 @@ def test_challenges(faulty: Faulty, open_repository: Open, challenges: list[str]
     assert registry.matching("/token")[0].query == query
 
 
-@pytest.mark.parametrize("challenges", [["Negotiate"], ["Digest realm=x", "NTLM"], [""]])
+@pytest.mark.parametrize("challenges", [["Negotiate"], ["Digest realm=x", "NTLM"]])
 def test_unsupported_challenges(faulty: Faulty, open_repository: Open, challenges: list[str]):
     """Other schemes are named in the error."""
     registry = faulty(auth="basic", challenges=challenges)
@@ -137,9 +141,7 @@ def test_unsupported_challenges(faulty: Faulty, open_repository: Open, challenge
         open_repository(f"{registry.host}#team/app").resolve(AMD64)
 
 
-@pytest.mark.parametrize(
-    "realm", ["http://169.254.169.254/x", "/token", "", "file:///etc/passwd", "http://u:p@127.0.0.1/"]
-)
+@pytest.mark.parametrize("realm", ["http://169.254.169.254/x", "", "file:///etc/passwd", "http://u:p@127.0.0.1/"])
 def test_refused_realm(faulty: Faulty, open_repository: Open, load: Load, realm: str):
     """Nothing is sent to a realm that is refused."""
     registry = faulty(auth="bearer", challenges=[f'Bearer realm="{realm}"'])
@@ -265,16 +267,18 @@ def test_login_without_rights_but_public(faulty: Faulty, open_repository: Open, 
     assert [r.scheme for r in registry.matching("/token")] == ["Basic", ""]
 
 
-def test_wider_scope(faulty: Faulty, open_repository: Open, load: Load):
-    """When a token lacks a scope, one is asked for with that scope first."""
+@pytest.mark.parametrize("error", ["", ',error="insufficient_scope"'])
+def test_only_the_own_scope(faulty: Faulty, open_repository: Open, load: Load, error: str):
+    """Whatever the registry asks for, a token is got for the repository that the user has named, to be pulled."""
     registry = faulty(auth="bearer", users=USERS)
     registry.add_image("team/app")
-    wants = f'Bearer realm="{registry.realm}",scope="repository:base/x:pull",error="insufficient_scope"'
+    wants = f'Bearer realm="{registry.realm}",scope="repository:base/x:pull"{error}'
     repository = open_repository(f"{registry.host}#team/app", load(line(registry)))
-    registry.fault("/manifests/", times=1, status=401, headers={"WWW-Authenticate": f'Bearer realm="{registry.realm}"'})
+    registry.fault("/manifests/", times=1, status=401, headers={"WWW-Authenticate": wants})
     registry.fault("/manifests/", times=1, status=403, headers={"WWW-Authenticate": wants})
-    repository.resolve(AMD64)
-    assert registry.matching("/token")[-1].query["scope"] == ["repository:base/x:pull", "repository:team/app:pull"]
+    with pytest.raises(AccessDenied):
+        repository.resolve(AMD64)
+    assert {s for r in registry.matching("/token") for s in r.query["scope"]} == {"repository:team/app:pull"}
 
 
 def test_endless_refusal(faulty: Faulty, open_repository: Open, load: Load):
@@ -345,8 +349,10 @@ def sent(
         asked.append((url, authorization))
         return Answer(200, {}, json.dumps({"token": f"t{len(asked)}"}).encode())
 
-    login = Login(Origin.of(f"https://{registry}"), "team/app", user, load(text), ask=ask, warn=warned.append)
+    origin = Origin.of(f"https://{registry}")
+    login = Login(origin, "team/app", user, load(text), reach=Reach(origin), ask=ask, warn=warned.append)
     assert login.renew("", [f'Bearer realm="{realm}",service="s",scope="repository:victim/app:pull"'])
+    assert all("scope=repository%3Ateam%2Fapp%3Apull" in url and "victim" not in url for url, _ in asked)
     return asked, warned, login
 
 
@@ -365,13 +371,13 @@ BASIC = "Basic YW5uOnB3"
         ("registry.gitlab.com", "https://gitlab.com/jwt/auth", "registry.gitlab.com"),
         ("ghcr.io", "https://ghcr.io/token", "ghcr.io"),
         ("quay.io", "https://quay.io/v2/auth", "quay.io"),
-        ("registry.corp.example", "https://git.corp.example/jwt/auth", "registry.corp.example"),
+        ("registry.git.example", "https://git.example/jwt/auth", "registry.git.example"),
         ("registry.corp.example:5000", "https://registry.corp.example/jwt", "registry.corp.example:5000"),
-        ("registry.corp.example", "https://sso.elsewhere.example/auth", "sso.elsewhere.example"),
+        ("registry.corp.example:5000", "https://registry.corp.example/jwt", "registry.corp.example"),
     ],
 )
 def test_credentials_go_to(registry: str, realm: str, machine: str, load: Load):
-    """A token service gets its own entry, or its registry's if both have one owner."""
+    """A token service gets its own entry if it is the registry's host or its known pair, or its registry's."""
     asked, warned, _ = sent(registry, realm, ENTRY.format(machine), load)
     assert [a for _, a in asked] == [BASIC]
     assert not warned
@@ -381,25 +387,42 @@ def test_credentials_go_to(registry: str, realm: str, machine: str, load: Load):
     ("registry", "realm", "machines"),
     [
         ("registry.corp.example", "https://evil.example/token", ["registry.corp.example"]),
-        ("evil.example", "https://auth.docker.io/token", ["docker.io", "evil.example"]),
-        ("evil.example", "https://authn.nvidia.com/token", ["authn.nvidia.com", "evil.example"]),
+        ("registry.corp.example", "https://git.corp.example/token", ["registry.corp.example"]),
+        ("evil.example", "https://auth.docker.io/token", ["docker.io"]),
+        ("evil.example", "https://authn.nvidia.com/token", ["authn.nvidia.com"]),
+        ("evil.example", "https://harbor.example/service/token", ["harbor.example"]),
+        ("evil.pages.git.example", "https://git.example/jwt/auth", ["git.example"]),
         ("mine.azurecr.io", "https://evil.azurecr.io/token", ["mine.azurecr.io"]),
+        ("a.me.uk", "https://b.me.uk/token", ["a.me.uk"]),
         ("registry.corp.example", "https://corp.example.evil.org/token", ["registry.corp.example"]),
     ],
 )
 def test_credentials_do_not_go_to(registry: str, realm: str, machines: list[str], load: Load):
     """Another owner gets none, nor does a registry get the token of another one's service (CVE-2020-15157)."""
-    asked, warned, login = sent(registry, realm, "".join(ENTRY.format(m) for m in machines), load)
+    asked, _, _ = sent(registry, realm, "".join(ENTRY.format(m) for m in machines), load)
     assert [a for _, a in asked] == [""]
-    assert len(warned) == 1
-    assert "another owner" in login.problem
+
+
+def test_two_lines_make_a_pair(load: Load):
+    """Who has given both hosts the same login and password has told both already; with two logins, it is no pair."""
+    both = "".join(ENTRY.format(m) for m in ("registry.corp.example", "sso.example"))
+    asked, warned, _ = sent("registry.corp.example", "https://sso.example/t", both, load)
+    assert [a for _, a in asked] == [BASIC]
+    assert not warned
+    for other in (ENTRY.format("sso.example").replace("pw", "pw2"), ENTRY.format("sso.example").replace("ann", "bob")):
+        text = ENTRY.format("registry.corp.example") + other
+        asked, warned, login = sent("registry.corp.example", "https://sso.example/t", text, load)
+        assert [a for _, a in asked] == [""]
+        assert "same login and password" in warned[0]
+        assert "another owner" in login.problem
 
 
 def test_missing_machine_line(load: Load):
-    """The warning names the line that would allow it."""
-    _, warned, login = sent("r.corp.example", "https://sso.other.example/t", ENTRY.format("r.corp.example"), load)
-    assert "machine sso.other.example login USER password" in warned[0]
-    assert login.machine == "sso.other.example"
+    """The warning names the lines that would allow it."""
+    for have, lack in (("r.corp.example", "sso.other.example"), ("sso.other.example", "r.corp.example")):
+        _, warned, login = sent("r.corp.example", "https://sso.other.example/t", ENTRY.format(have), load)
+        assert "machine r.corp.example ... and machine sso.other.example ..." in warned[0]
+        assert login.machine == lack
 
 
 def test_default_goes_to_no_other_owner(load: Load):
@@ -407,17 +430,26 @@ def test_default_goes_to_no_other_owner(load: Load):
     text = "default login ann password pw"
     asked, _, _ = sent("r.corp.example", "https://evil.example/t", text, load)
     assert [a for _, a in asked] == [""]
-    asked, _, _ = sent("r.corp.example", "https://auth.corp.example/t", text, load)
+    asked, _, _ = sent("r.git.example", "https://git.example/t", text, load)
     assert [a for _, a in asked] == [BASIC]
 
 
-def test_scope_for_another_owner(load: Load):
-    """With a realm of another owner, the registry does not choose for which repository a token is got."""
-    asked, _, _ = sent("evil.example", "https://git.corp.example/jwt", ENTRY.format("git.corp.example"), load)
-    assert "scope=repository%3Ateam%2Fapp%3Apull" in asked[0][0]
-    assert "victim" not in asked[0][0]
-    asked, _, _ = sent("r.corp.example", "https://git.corp.example/jwt", ENTRY.format("r.corp.example"), load)
-    assert "victim" in asked[0][0]
+def test_service_of_oauth_alone(faulty: Faulty, open_repository: Open, load: Load):
+    """A token service that knows no GET is sent the password by POST, as containerd does."""
+    registry = faulty(auth="bearer", users=USERS)
+    registry.refresh_tokens[""] = "ann"  # the grant is not looked at here
+    registry.add_image("team/app")
+    registry.fault("/token", status=405)
+    open_repository(f"{registry.host}#team/app", load(line(registry))).resolve(AMD64)
+    (posted,) = registry.matching("/token", method="POST")
+    assert parse_qs(posted.body.decode()) == {
+        "grant_type": ["password"],
+        "service": ["test"],
+        "scope": ["repository:team/app:pull"],
+        "client_id": ["enroot-slurm"],
+        "username": ["ann"],
+        "password": ["hunter2"],
+    }
 
 
 def test_user_chooses(load: Load):
@@ -437,7 +469,9 @@ def test_second_challenge_does_not_inherit(load: Load):
         asked.append(url)
         return Answer(200, {}, b'{"token":"t"}')
 
-    login = Login(Origin.of("https://r.example.com"), "a", "", load(ENTRY.format("r.example.com")), ask=ask, warn=print)
+    origin = Origin.of("https://r.example.com")
+    entry = load(ENTRY.format("r.example.com"))
+    login = Login(origin, "a", "", entry, reach=Reach(origin), ask=ask, warn=print)
     headers = ['Bearer realm="https://auth.example.com/token"', 'Bearer realm="https://evil.example.net/token"']
     assert login.renew("", headers)
     assert len(asked) == 1
@@ -452,7 +486,8 @@ def test_renew_is_serialised(load: Load):
         assert calls.acquire(blocking=False)
         return Answer(200, {}, b'{"token":"t"}')
 
-    login = Login(Origin.of("https://r.example.com"), "a", "", Credentials(), ask=ask, warn=print)
+    origin = Origin.of("https://r.example.com")
+    login = Login(origin, "a", "", Credentials(), reach=Reach(origin), ask=ask, warn=print)
     for _ in range(3):
         assert login.renew("", ['Bearer realm="https://r.example.com/token"'])
     assert login.authorization() == "Bearer t"

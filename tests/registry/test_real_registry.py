@@ -13,7 +13,7 @@ from enroot_slurm.errors import AccessDenied, NotFound
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import OCI_MANIFEST
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.registry import blob as blob_module
+from enroot_slurm.registry import download as module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,15 +93,15 @@ def test_resume(registry: Registry, open_repository: Open, monkeypatch):
     push(registry, "client/resume", "1")
     repository = open_repository(f"{registry.host}#client/resume:1")
     layer = repository.resolve(AMD64).layers[0]
-    take = blob_module.Download._take
+    take = module.Download._take
 
     def cut(self, response, start):
         for i, piece in enumerate(take(self, response, start)):
             yield piece
             if i == 0 and start == 0:
-                raise blob_module.Passing("cut")
+                raise module.Passing("cut")
 
-    monkeypatch.setattr(blob_module.Download, "_take", cut)
+    monkeypatch.setattr(module.Download, "_take", cut)
     assert b"".join(repository.blob(layer)) == CONTENT
     assert registry.count("GET", f"blobs/{layer.digest}", status=206) == 1
 

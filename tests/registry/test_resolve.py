@@ -23,6 +23,7 @@ from enroot_slurm.oci.reference import DOCKER_HUB, Reference
 from enroot_slurm.registry import refusals
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.credentials import Credentials
+from enroot_slurm.registry.origin import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -325,9 +326,12 @@ def test_missing_tag(registry: FaultRegistry, open_repository: Open):
 class _Nobody:
     source = problem = ""
     machine = DOCKER_HUB
+    registry = Origin.of(f"https://{DOCKER_HUB}")
 
 
 class _Response:
+    host, proxy = DOCKER_HUB, ""
+
     def __init__(self, status: int, body: bytes = b"") -> None:
         self.status, self.headers, self._body = status, {}, body
 

@@ -96,7 +96,9 @@ class FaultRegistry:
     """A registry on *address*, for the time of a ``with`` block.
 
     ca          https, with a certificate of this authority for *names*
+    context     changes the server's TLS settings
     auth        "" (open), "basic", or "bearer" with a token service of its own at ``/token``
+    hidden      the status, such as 404, of answers to who is not logged in; 401 and a challenge are at ``/v2/`` alone
     users       logins and passwords
     public      repositories that are anyone's to read
     challenges  the WWW-Authenticate headers of 401 answers, instead of the usual one; ``{realm}`` is filled in
@@ -110,7 +112,9 @@ class FaultRegistry:
         ca: trustme.CA | None = None,
         names: Sequence[str] = ("127.0.0.1", "localhost"),
         address: str = "127.0.0.1",
+        context: Callable[[ssl.SSLContext], None] = lambda _: None,
         auth: str = "",
+        hidden: int = 0,
         users: Mapping[str, str] | None = None,
         public: Iterable[str] = (),
         challenges: Sequence[str] = (),
@@ -118,6 +122,7 @@ class FaultRegistry:
         token_answer: Mapping[str, Any] | None = None,
     ) -> None:
         self.auth = auth
+        self.hidden = hidden
         self.users = dict(users or {})
         self.public = set(public)
         self.challenges = list(challenges)
@@ -134,6 +139,8 @@ class FaultRegistry:
         self._lock = threading.Lock()
         self._server = _Server((address, 0), _handler(self))
         self._tls = _tls(ca, names) if ca else None
+        if self._tls:
+            context(self._tls)
         self.port: int = self._server.server_address[1]
         self.host = f"{address}:{self.port}"
         """As it stands in a reference."""
@@ -173,18 +180,23 @@ class FaultRegistry:
         *,
         layers: Sequence[bytes] = (b"layer",),
         architecture: str = "amd64",
+        document: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Image:
-        """An OCI image; *fields* go into its manifest (None takes one away)."""
+        """An OCI image; *fields*, and those of *document*, go into its manifest (None takes one away)."""
         config = {"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
         config_descriptor = self.add_blob(json.dumps(config).encode(), OCI_CONFIG)
         descriptors = tuple(self.add_blob(layer) for layer in layers)
-        document = {
-            "schemaVersion": 2,
-            "mediaType": OCI_MANIFEST,
-            "config": descriptor_json(config_descriptor),
-            "layers": [descriptor_json(d) for d in descriptors],
-        } | fields
+        document = (
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": descriptor_json(config_descriptor),
+                "layers": [descriptor_json(d) for d in descriptors],
+            }
+            | fields
+            | dict(document or {})
+        )
         content = json.dumps({k: v for k, v in document.items() if v is not None}, indent=1).encode()
         digest = self.add_manifest(repository, tag, content, OCI_MANIFEST)
         return Image(digest, config_descriptor, descriptors, content)
@@ -213,6 +225,7 @@ class FaultRegistry:
         redirect=URL                    307 to URL for who is logged in; ``{digest}`` is the blob's
         cut=N                           close the connection after N bytes of the body, which was announced in full
         hang_up=True                    close it without an answer
+        close=True                      answer, then close the connection without having announced it
         extra=B                         append B to the body, and to its announced length
         flip=N                          change the body's byte N
         ignore_range=True               answer 200 with all to a Range request
@@ -256,6 +269,8 @@ class FaultRegistry:
             return self._answer_token(method, parse_qs(parts.query), headers, body)
         if match := re.fullmatch(r"/store/(.+)", parts.path):
             return _blob_reply(self._blobs.get(match[1]), headers, ranges=ranges)
+        if parts.path == "/v2/":
+            return Reply(200) if self._admitted("", headers.get("Authorization", "")) else self._unauthorized("")
         match = re.fullmatch(r"/v2/(.+)/(manifests|blobs)/([^/]+)", parts.path)
         if match is None:
             return _error(404, "NOT_FOUND", "no such page")
@@ -263,6 +278,8 @@ class FaultRegistry:
 
     def _answer_registry(self, repository: str, kind: str, name: str, headers: HTTPMessage, *, ranges: bool) -> Reply:
         if not self._admitted(repository, headers.get("Authorization", "")):
+            if self.hidden and not headers.get("Authorization"):
+                return _error(self.hidden, "NAME_UNKNOWN" if self.hidden == 404 else "DENIED", "nothing for you")
             return self._unauthorized(repository)
         if kind == "blobs":
             return _blob_reply(self._blobs.get(name), headers, ranges=ranges)
@@ -350,9 +367,15 @@ class _Server(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         # The handshake is a matter of the connection's thread: a client that never makes it must not block others.
         if self.tls:
+            request = self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
             try:
-                request = self.tls.wrap_socket(request, server_side=True)
+                request.do_handshake()
             except (OSError, ssl.SSLError):
+                with suppress(OSError):  # the client is to read the alert, which a reset would take away
+                    socket.socket.shutdown(request, socket.SHUT_WR)
+                    while socket.socket.recv(request, 65536):
+                        pass
+                request.close()
                 return
         super().finish_request(request, client_address)
         if self.tls:
@@ -399,6 +422,8 @@ def _handler(registry: FaultRegistry) -> type[BaseHTTPRequestHandler]:
                 self._break()
                 return
             self._send(reply, fault)
+            if fault.get("close"):
+                self.close_connection = True
 
         def _send(self, reply: Reply, fault: Mapping[str, Any]) -> None:
             length = fault.get("length", "")
