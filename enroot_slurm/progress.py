@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Display", "Progress", "Silent", "size_text"]
+__all__ = ["Display", "Progress", "Silent", "duration_text", "size_text"]
 
 _TERMINAL_INTERVAL = 0.2  # seconds between two status lines
 _LOG_INTERVAL = 10.0
@@ -183,7 +183,7 @@ class Display:
         if not rate:
             return ""
         left = (self._expected - self._received) / rate
-        return f", {size_text(int(rate))}/s, {_duration(left)} left"
+        return f", {size_text(int(rate))}/s, {duration_text(left)} left"
 
 
 def size_text(size: int) -> str:
@@ -196,7 +196,8 @@ def size_text(size: int) -> str:
     return f"{value:.1f} TiB"
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """*seconds* for people: ``2 min 05 s``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.failures import Failures
-from enroot_slurm.cache.job_tags import write_resolved
+from enroot_slurm.cache.job_tags import write_resolved, write_tag
 from enroot_slurm.cache.locks import Locks, Patience
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.status import Work
-from enroot_slurm.errors import EnrootSlurmError, printable
-from enroot_slurm.progress import size_text
+from enroot_slurm.errors import EnrootSlurmError, NetworkError, printable
+from enroot_slurm.progress import duration_text, size_text
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.credentials import Credentials
 
@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 
 _POLL = 0.05  # seconds between two looks at what another process makes
 _LONGEST_POLL = 1.0
+_REFRESH = 86400.0  # seconds after which it is noted again what a tag leads to
 
 
 class Resolution:
@@ -56,7 +57,7 @@ class Resolution:
             work=progress.work,
             tell=progress.tell,
         )
-        self._failures = Failures(lookup.own, lookup.key)
+        self._failures = Failures(lookup.own, lookup.key, _state_of(credentials_file(config, public=lookup.own.public)))
         self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
         if lookup.warning:
             progress.warn(lookup.warning)
@@ -79,7 +80,7 @@ class Resolution:
         self.progress.phase(f"resolving {self.lookup.reference}")
         lookup = self.lookup
         if not lookup.own.job:
-            return self.remembering(self._ask)
+            return self.remembering(self._ask_or_recall)
         if (failure := self._failures.last(self.config.failure_ttl)) is not None:
             raise failure.error()
         if lookup.reference.digest:
@@ -87,8 +88,29 @@ class Resolution:
         with self.turn(f"reference-{lookup.own.job}-{lookup.key}", lookup.resolved) as resolved:
             if resolved is not None:
                 return resolved
-            digest = self.remembering(self._ask)
-            return write_resolved(lookup.own, lookup.key, str(lookup.reference), digest)
+            digest = self.remembering(self._ask_or_recall)
+            return write_resolved(lookup.own, lookup.key, lookup.shown, digest)
+
+    def _ask_or_recall(self) -> Digest:
+        """What the registry says; when it does not answer, what it said last, if the site wants that."""
+        lookup, last = self.lookup, self.lookup.last_resolved()
+        try:
+            digest = self._ask()
+        except NetworkError as error:
+            if last is None or lookup.reference.digest or lookup.image(last[0]) is None:
+                raise
+            age = f"{duration_text(max(0.0, time.time() - last[1]))} ago"
+            if self.config.stale_tags:
+                self.progress.warn(f"{error.message}; using what {lookup.shown} was {age} (setting stale_tags)")
+                return last[0]
+            pinned = f"docker://{lookup.reference.registry}#{lookup.reference.repository}@{last[0]}"
+            hint = f"The cache has what it was {age}: name it as {pinned}, or set stale_tags: yes."
+            raise type(error)(error.message, hint=f"{error.hint} {hint}".strip()) from None
+        if not lookup.reference.digest and (
+            last is None or last[0] != digest or time.time() - last[1] > _REFRESH or self.config.tag_ttl
+        ):
+            write_tag(lookup.own, lookup.key, digest)
+        return digest
 
     def remembering(self, call: Callable[[], _T]) -> _T:
         """What *call* returns; what it raises is remembered for others."""
@@ -148,10 +170,7 @@ def open_repository(reference: Reference, config: Config, warn: Callable[[str], 
 
     Raises: ConfigError, when they can't be read.
     """
-    if public:  # what is written there is for everybody: nobody's own credentials may have to do with it
-        file, commands = Path(config.site_credentials) if config.site_credentials else None, False
-    else:
-        file, commands = config.config_path / ".credentials", config.credential_commands
+    file, commands = credentials_file(config, public=public), config.credential_commands and not public
     credentials = Credentials.load(file, run_commands=commands) if file else Credentials()
     transport = Transport(
         connect_timeout=config.connect_timeout,
@@ -166,6 +185,23 @@ def open_repository(reference: Reference, config: Config, warn: Callable[[str], 
     for warning in credentials.warnings:
         warn(warning)
     return Repository(reference, credentials, transport, warn=warn)
+
+
+def credentials_file(config: Config, *, public: bool) -> Path | None:
+    """The file of the credentials that count, if there is to be one."""
+    if not public:
+        return config.config_path / ".credentials"
+    # What is written there is for everybody: nobody's own credentials may have to do with it.
+    return Path(config.site_credentials) if config.site_credentials else None
+
+
+def _state_of(file: Path | None) -> str:
+    """A word that changes when *file* does."""
+    with contextlib.suppress(OSError):
+        if file is not None:
+            status = file.stat()
+            return f"{status.st_ino}.{status.st_size}.{status.st_mtime_ns}"
+    return ""
 
 
 class _Shown:
