@@ -64,5 +64,5 @@ elif command -v cc > /dev/null && command -v make > /dev/null && [ -e "$slurm/in
 else
     echo "The SPANK plug-in is not built: that needs cc, make and $slurm/include/slurm/spank.h (libslurm-dev)." >&2
 fi
-[ -n "${DESTDIR-}" ] || [ "$(id -u)" != 0 ] || install -d -m 755 /run/enroot-slurm
+[ -n "${DESTDIR-}" ] || [ "$(id -u)" != 0 ] || { install -d -m 755 /run/enroot-slurm && install -d -m 1733 /run/enroot-slurm/steps; }
 echo "Installed for Slurm in $etc: next, see docs/slurm.md for the lines in slurm.conf." >&2

@@ -2,7 +2,9 @@
 
     ROOT/failures/HASH.json     the error that one reference for one platform met last
 
-Only what everyone would meet is remembered: that an image does not exist, is refused or damaged; not a full disk.
+Only what everyone would meet is remembered: that an image does not exist, is refused or damaged; not a full disk.  A
+registry that does not answer is remembered for seconds, so that nodes do not wait for it one after the other.  What may
+depend on credentials counts for as long as the file of these is the one that it was met with.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from enroot_slurm.errors import (
     AccessDenied,
     EnrootSlurmError,
     IntegrityError,
+    NetworkError,
     NotFound,
     RateLimited,
     error_fields,
@@ -26,13 +29,17 @@ from enroot_slurm.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from enroot_slurm.cache.directory import CacheDirectory
 
 __all__ = ["Failures", "KnownFailure"]
 
-_SHARED = (NotFound, AccessDenied, IntegrityError, RateLimited)
+_SHARED = (NotFound, AccessDenied, IntegrityError, NetworkError)
+_DEPENDS = (NotFound, AccessDenied, RateLimited)  # on credentials
+_BRIEF = 5.0  # seconds for which a registry that does not answer is not asked again
+_FORMS = {"kind": str, "message": str, "hint": str, "host": str, "pid": int, "credentials": str}
 _MAX_RECORD = 64 << 10
 
 
@@ -45,12 +52,14 @@ class KnownFailure(NamedTuple):
     hint: str
     host: str
     pid: int
+    credentials: str
+    """What they were, as `Failures` was told."""
     time: float
     """Seconds since 1970."""
 
     def error(self) -> EnrootSlurmError:
         """The error, and when it was met."""
-        age = max(0, int(time.time() - self.time))
+        age = int(max(0.0, min(time.time() - self.time, 1e9)))
         told = f"{self.hint} " if self.hint else ""
         met = f"{printable(self.host, 64)} was told so {age} s ago; it is asked again later (setting failure_ttl)."
         return error_of(
@@ -59,26 +68,45 @@ class KnownFailure(NamedTuple):
 
 
 class Failures:
-    """The last failure of what *key* stands for, in the cache *place*."""
+    """The last failure of what *key* stands for, in the cache *place*; *credentials* gives a word for their state."""
 
-    def __init__(self, place: CacheDirectory, key: str) -> None:
+    def __init__(self, place: CacheDirectory, key: str, credentials: Callable[[], str] = str) -> None:
         self._place = place
+        self._credentials = credentials
         self._path: Path = place.root / "failures" / f"{key}.json"
 
     def last(self, ttl: float | None = None) -> KnownFailure | None:
         """The last failure, if it is not older than *ttl* seconds."""
-        with contextlib.suppress(OSError, Untrusted, ValueError, TypeError, LookupError):
+        with contextlib.suppress(OSError, Untrusted, ValueError, TypeError, LookupError, RecursionError):
             fields = json.loads(read_trusted(self._path, {os.geteuid()}, _MAX_RECORD))
             failure = KnownFailure(*(fields[name] for name in KnownFailure._fields))
-            if isinstance(failure.error(), _SHARED) and (ttl is None or abs(time.time() - failure.time) <= ttl):
+            forms = all(type(fields[name]) is form for name, form in _FORMS.items())
+            if forms and type(failure.time) in {int, float} and self._counts(failure, ttl):
                 return failure
         return None
+
+    def _counts(self, failure: KnownFailure, ttl: float | None) -> bool:
+        error = failure.error()
+        if isinstance(error, _DEPENDS) and failure.credentials != self._credentials():
+            return False
+        if isinstance(error, NetworkError) and not isinstance(error, RateLimited):
+            if (failure.host, failure.pid) == (os.uname().nodename, os.getpid()):
+                return False  # whoever tries again means it
+            ttl = _BRIEF if ttl is None else min(ttl, _BRIEF)
+        age = abs(time.time() - failure.time)
+        return isinstance(error, _SHARED) and (ttl is None or age <= ttl)
 
     def note(self, error: BaseException) -> None:
         """Remember *error* if it is one that others would meet as well."""
         if not isinstance(error, _SHARED) or (isinstance(error, AccessDenied) and self._place.public):
             return  # what is private leaves no trace in a cache for everybody
-        failure = KnownFailure(**error_fields(error), host=os.uname().nodename, pid=os.getpid(), time=time.time())
+        failure = KnownFailure(
+            **error_fields(error),
+            host=os.uname().nodename,
+            pid=os.getpid(),
+            credentials=self._credentials(),
+            time=time.time(),
+        )
         with contextlib.suppress(OSError):
             self._place.closed_directory("failures")
             self._place.write(self._path, json.dumps(failure._asdict()).encode())

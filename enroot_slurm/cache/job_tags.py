@@ -1,6 +1,7 @@
 """What a job has resolved: a tag is asked for once per job, and all its nodes use that answer.
 
 ROOT/jobs/JOBID.RESTART/resolved-HASH.json    the manifest of one reference for one platform
+ROOT/tags/HASH.json                           what it was when anybody asked last, and when that was
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.trust import Untrusted, read_trusted
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.directory import CacheDirectory
 
-__all__ = ["check_job", "key_of", "read_resolved", "write_resolved"]
+__all__ = ["check_job", "key_of", "read_resolved", "read_tag", "write_resolved", "write_tag"]
 
 _JOB = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,9})?", re.ASCII)
 _MAX_RECORD = 4096
@@ -47,7 +49,7 @@ def read_resolved(root: Path, job: str, key: str, owners: set[int]) -> Digest | 
 def write_resolved(place: CacheDirectory, key: str, uri: str, digest: Digest) -> Digest:
     """Let the job of *place* use *digest*, unless another process was faster; the digest that it uses.
 
-    A cache that can't be written is no reason to fail.
+    Others may read it, so *uri* has no login.  A cache that can't be written is no reason to fail.
     """
     with contextlib.suppress(OSError):
         place.directory("jobs", place.job)
@@ -56,6 +58,25 @@ def write_resolved(place: CacheDirectory, key: str, uri: str, digest: Digest) ->
         if not place.write(path, content, replace=False):
             return read_resolved(place.root, place.job, key, {path.lstat().st_uid}) or digest
     return digest
+
+
+def read_tag(root: Path, key: str, owners: set[int]) -> tuple[Digest, float] | None:
+    """What *key* was resolved to last, and when (seconds since 1970)."""
+    with contextlib.suppress(OSError, Untrusted, ValueError, LookupError, TypeError, IntegrityError):
+        fields = json.loads(read_trusted(_tag_path(root, key), owners, _MAX_RECORD))
+        return Digest.parse(fields["digest"]), float(fields["time"])
+    return None
+
+
+def write_tag(place: CacheDirectory, key: str, digest: Digest) -> None:
+    """Remember what *key* is resolved to now.  A cache that can't be written is no reason to fail."""
+    with contextlib.suppress(OSError):
+        place.directory("tags")
+        place.write(_tag_path(place.root, key), json.dumps({"digest": str(digest), "time": int(time.time())}).encode())
+
+
+def _tag_path(root: Path, key: str) -> Path:
+    return root / "tags" / f"{key}.json"
 
 
 def _path(root: Path, job: str, key: str) -> Path:

@@ -4,6 +4,8 @@
     layers/RECIPE/ALGORITHM-HEX.sqsh .json                   layer, sidecar
     blobs/ALGORITHM/HEX   manifests/ALGORITHM/HEX            blob, manifest
     jobs/JOB/NODE.KEY.lease  resolved-HASH.json ...          lease, record
+    visitors/JOB~NODE~STEP.KEY.lease                         visit: a lease of somebody who can't write elsewhere
+    tags/HASH.json                                           tag: what it led to last
     failures/HASH.json  locks/NAME.lock  locks/NAME.holder   failure, lock, holder
     tmp/HEX16.UNIQUE  and, anywhere, .NAME.UNIQUE.tmp        temporary
 
@@ -22,6 +24,7 @@ _RECIPE = r"[0-9a-f]{16}"
 _PLATFORM = r"[a-z0-9_]+(?:-[a-z0-9_.]+){1,2}"
 _JOB = r"[0-9]{1,19}(?:\.[0-9]{1,9})?"
 _HASHED = r"(?:sha256/[0-9a-f]{64}|sha512/[0-9a-f]{128})"
+_NODE = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _UNIQUE = r"[^/]*\.[0-9]{1,10}\.[0-9a-f]{8}"
 
 # As texts: `re` keeps what it has compiled, and a hook that asks for one kind need not wait for all of them.
@@ -34,15 +37,17 @@ _KINDS = {
     "layer sidecar": rf"layers/{_RECIPE}/{_ID}\.json",
     "blob": rf"blobs/{_HASHED}",
     "manifest": rf"manifests/{_HASHED}",
-    "lease": rf"jobs/{_JOB}/[A-Za-z0-9_][A-Za-z0-9_.-]*\.[0-9a-f]{{32}}\.lease",
+    "lease": rf"jobs/{_JOB}/{_NODE}(?:~{_NODE})?\.[0-9a-f]{{32}}\.lease",
+    "visit": rf"visitors/{_JOB}~{_NODE}(?:~{_NODE})?\.[0-9a-f]{{32}}\.lease",
     "record": rf"jobs/{_JOB}/[a-z]+(?:-[0-9a-f]{{32}})?\.json",
+    "tag": r"tags/[0-9a-f]{32}\.json",
     "failure": r"failures/[0-9a-f]{32}\.json",
     "holder": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.holder",
     "lock": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.lock",
 }
 _DIRECTORIES = (
     rf"images(?:/{_RECIPE}(?:/{_PLATFORM})?)?|layers(?:/{_RECIPE})?|(?:blobs|manifests)(?:/(?:sha256|sha512))?"
-    rf"|jobs(?:/{_JOB})?|failures|locks|tmp"
+    rf"|jobs(?:/{_JOB})?|visitors|tags|failures|locks|tmp"
 )
 _MAKER = r".*\.([0-9]{1,10})\.[0-9a-f]{8}(?:\.tmp)?"
 _LOCKS = (

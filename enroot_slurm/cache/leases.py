@@ -1,9 +1,12 @@
 """Leases: which images the jobs of which nodes use, so that none of these is collected.
 
-    ROOT/jobs/JOBID.RESTART/NODE.KEY.lease    JSON: the image's path below ROOT; KEY is a hash of that path
+    ROOT/jobs/JOBID.RESTART/NODE.KEY.lease         JSON: the image's path below ROOT; KEY is a hash of that path
+    ROOT/jobs/JOBID.RESTART/NODE~STEP.KEY.lease    likewise, of one step
+    ROOT/visitors/JOBID.RESTART~NODE~STEP.KEY.lease    likewise, by a user who can't write to the rest of the cache
 
-A lease is a file that appears complete and is never changed.  It ends when its node releases it, or when Slurm does
-not know the job any more (`enroot_slurm.housekeeping.keeper`).
+A lease is a file that appears complete and is never changed.  It ends when its step or its node releases it, or when
+the job is not active any more (`enroot_slurm.housekeeping.keeper`).  Everybody can write to ``visitors``, as to /tmp,
+and nobody but the cache's owner can list it: what is there keeps an image for as long as some job lasts, and no more.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.tree import CacheFile
 
-__all__ = ["Lease", "Leases", "lease_key", "leased_keys", "leases_of"]
+__all__ = ["Lease", "Leases", "lease_key", "leased_keys", "leases_of", "open_to_visitors"]
 
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,150}", re.ASCII)
 _KEY_LENGTH = 32
 _MAX_LEASE = 4096
+_VISITORS = "visitors"
 _ATTEMPTS = 10  # to write into a directory that others, who release their last lease, remove
 
 
@@ -43,6 +47,8 @@ class Lease(NamedTuple):
     job: str
     """``JOBID.RESTART``."""
     node: str
+    step: str
+    """Empty: the whole job's."""
     image: str
     """The image's path below the cache."""
     since: float
@@ -56,14 +62,23 @@ def lease_key(image: str) -> str:
     return hash_of_text(image, _KEY_LENGTH)
 
 
+def open_to_visitors(place: CacheDirectory) -> None:
+    """Let users lease images of the site's cache *place*, which is this process' own.  Raises: OSError."""
+    path = place.root / _VISITORS
+    if not path.is_dir():
+        place.directory(_VISITORS).chmod(0o1733)  # who is here is nobody else's business
+
+
 class Leases:
     """The leases of the cache *root*, which this process' user may write, or read only."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def lease(self, image: Path, job: str, node: str) -> None:
-        """Keep the cached *image* (a path) until *job* (``JOBID.RESTART``) ends on *node*; again makes no difference.
+    def lease(self, image: Path, job: str, node: str, step: str = "") -> Path:
+        """Keep the cached *image* (a path) until *job* (``JOBID.RESTART``), or its *step*, ends on *node*.
+
+        Again makes no difference.  The file that does it.
 
         Raises: UsageError; FileNotFoundError, when the image has just been collected: get it again; OSError.
         """
@@ -71,7 +86,9 @@ class Leases:
         status = self._root.stat()
         place = CacheDirectory(self._root, public=bool(status.st_mode & stat.S_IROTH), job=_checked_job(job))
         content = json.dumps({"image": name}).encode() + b"\n"
-        path = self._root / "jobs" / job / f"{_checked_node(node)}.{lease_key(name)}.lease"
+        if place.public:
+            open_to_visitors(place)
+        path = self._root / "jobs" / job / f"{_holder_of(node, step)}.{lease_key(name)}.lease"
         for attempt in range(_ATTEMPTS):
             try:
                 place.directory("jobs", job)
@@ -83,59 +100,84 @@ class Leases:
         # After the lease: the collector looks at leases once it has taken the name away (see `gc`).
         image.lstat()
         used(image)
+        return path
+
+    def visit(self, image: Path, job: str, node: str, step: str = "") -> Path:
+        """Like `lease`, by a user who may only read the cache."""
+        name = _relative(self._root, image)
+        path = self._root / _VISITORS / f"{_checked_job(job)}~{_holder_of(node, step)}.{lease_key(name)}.lease"
+        # Written at once and in place, for this user could not replace what is there; it is complete or is no lease.
+        with contextlib.suppress(FileExistsError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o600)
+            try:
+                os.write(descriptor, json.dumps({"image": name}).encode() + b"\n")
+                os.fchmod(descriptor, 0o444)
+            finally:
+                os.close(descriptor)
+        image.lstat()
+        return path
 
     def release(self, job: str, node: str) -> int:
-        """End what *job* has leased on *node*; how many leases that were.
+        """End what *job* and its steps have leased on *node*; how many leases that were.
 
         With the job's last lease goes all else that is kept for it.  Raises: UsageError, OSError.
         """
-        prefix, count = f"jobs/{_checked_job(job)}/", 0
+        directory, count = f"jobs/{_checked_job(job)}", 0
         _checked_node(node)
         with Tree(self._root) as tree:
-            others = False
-            entries = list(tree.entries(f"jobs/{job}"))
-            for entry in entries:
-                holder = _holder(entry)
-                if holder == node:
+            for entry in (*tree.entries(directory), *tree.entries(_VISITORS)):
+                if (holder := _holder(entry)) and holder[:2] == (job, node):
                     count += tree.remove(entry)
-                others = others or (holder is not None and holder != node)
-            if not others:
+            # Only now: of nodes that end together, each would else take the other's lease for one that stays.
+            entries = list(tree.entries(directory))
+            if not any(map(_holder, entries)):
                 for entry in entries:
                     if kind_of(entry.path) in {"record", "temporary"}:
                         tree.remove(entry)
-                tree.remove_directory(prefix[:-1])
+                tree.remove_directory(directory)
         return count
 
     def all(self) -> Iterator[Lease]:
         """All leases that can be understood."""
         with Tree(self._root) as tree:
             yield from leases_of(tree, tree.entries("jobs"))
+            yield from leases_of(tree, tree.entries(_VISITORS))
 
 
 def leased_keys(tree: Tree) -> set[str]:
     """The keys (`lease_key`) of all images of the cache *tree* that have a lease, from the names of files alone."""
-    names = (name for job in tree.names("jobs") for name in tree.names(f"jobs/{job}"))
+    directories = (_VISITORS, *(f"jobs/{job}" for job in tree.names("jobs")))
+    names = (name for directory in directories for name in tree.names(directory))
     return {name.rsplit(".", 2)[1] for name in names if name.endswith(".lease") and name.count(".") > 1}
 
 
 def leases_of(tree: Tree, entries: Iterator[CacheFile]) -> Iterator[Lease]:
     """The leases among *entries*."""
     for entry in entries:
-        node = _holder(entry)
-        if node is None:
+        holder = _holder(entry)
+        if holder is None:
             continue
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             image = json.loads(tree.read(entry, _MAX_LEASE))["image"]
             # A lease whose name does not fit its content would not be found by the name.
             if isinstance(image, str) and entry.path.endswith(f".{lease_key(image)}.lease"):
-                yield Lease(entry.path.split("/")[1], node, image, entry.mtime, entry)
+                yield Lease(*holder, image, entry.mtime, entry)
 
 
-def _holder(entry: CacheFile) -> str | None:
-    """The node whose lease the file is, or None."""
-    if kind_of(entry.path) != "lease":
+def _holder(entry: CacheFile) -> tuple[str, str, str] | None:
+    """The job, the node and the step whose lease the file is, or None."""
+    kind, name = kind_of(entry.path), entry.name.rsplit(".", 2)[0]
+    if kind == "lease":
+        name = f"{entry.path.split('/')[1]}~{name}"
+    elif kind != "visit":
         return None
-    return entry.name.rsplit(".", 2)[0]
+    job, node, *step = name.split("~")
+    return job, node, "".join(step)
+
+
+def _holder_of(node: str, step: str) -> str:
+    return f"{_checked_node(node)}~{_checked_node(step)}" if step else _checked_node(node)
 
 
 def _relative(root: Path, image: Path) -> str:

@@ -248,15 +248,7 @@ def _gc(options: argparse.Namespace) -> int:
 
     overrides = {f"cache_{key}": getattr(options, key) for key in ("high", "low", "max_age")}
     cache = _one(options, **overrides)
-    jobs = None
-    if cache.owner is not None:
-        # Root is shown all jobs, whatever PrivateData says, and finds Slurm's programs where its PATH says.
-        from enroot_slurm.slurm.squeue import known_jobs  # noqa: PLC0415
-
-        known = known_jobs(of_all=True)
-
-        def jobs() -> frozenset[int] | str:
-            return known
+    jobs = _jobs(cache)
 
     def work() -> int:
         idle = IDLE if options.idle is None else options.idle
@@ -270,6 +262,17 @@ def _gc(options: argparse.Namespace) -> int:
         return 0
 
     return _as_owner(cache, work)
+
+
+def _jobs(cache: _Cache) -> Callable[[], frozenset[int] | str] | None:
+    """What says which jobs are active; None: the process that works on *cache* asks itself."""
+    if cache.owner is None:
+        return None
+    # Root is shown all jobs, whatever PrivateData says, and finds Slurm's programs where its PATH says.
+    from enroot_slurm.slurm.squeue import active_jobs  # noqa: PLC0415
+
+    active = active_jobs(of_all=True)
+    return lambda: active
 
 
 def _pin(options: argparse.Namespace) -> int:
@@ -287,8 +290,10 @@ def _unpin(options: argparse.Namespace) -> int:
 
 
 def _rm(options: argparse.Namespace) -> int:
+    jobs = None if options.force else _jobs(_one(options))
+
     def remove(keeper: CacheKeeper, images: list[Item]) -> list[Item]:
-        return keeper.remove(images, force=options.force, dry_run=options.dry_run)
+        return keeper.remove(images, force=options.force, dry_run=options.dry_run, jobs=jobs)
 
     return _change(options, remove, "to be removed" if options.dry_run else "removed")
 

@@ -112,7 +112,8 @@ class Commands:
 @contextlib.contextmanager
 def progress(options: argparse.Namespace) -> Iterator[Progress]:
     """Whom the command tells about its progress: stderr, unless ``--quiet`` was given."""
-    from enroot_slurm.progress import Display, Progress  # noqa: PLC0415
+    from enroot_slurm.commands.display import Display  # noqa: PLC0415
+    from enroot_slurm.progress import Progress  # noqa: PLC0415
 
     if options.quiet:
         yield Progress()

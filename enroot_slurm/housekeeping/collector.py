@@ -1,7 +1,7 @@
 """What is collected, in which order, and what never is.
 
 1. Files that killed processes have left: old enough, their lock free, and nobody alive who could write them.
-2. What is kept for jobs that Slurm does not know any more: leases, records, the locks of their references.
+2. What is kept for jobs that are not active any more: leases, records, the locks of their references.
 3. Halves of pairs, images that are not what was published, old failures.
 4. What nobody has used for the maximum age.
 5. While there is too much: what was used least recently, blobs before layers before images, down to the low watermark.
@@ -40,6 +40,7 @@ IDLE = 3600.0
 """Seconds for which everything stays after it was used."""
 _SILENT = 300.0  # seconds without a write after which a file may be an orphan, or of use to nobody
 _ABANDONED = 86400.0  # and after which it is one even where locks say nothing
+_REMEMBERED = 30 * 86400.0  # and where a tag led to last
 _MAX_WARNINGS = 20
 _BATCH = 200  # things that are taken at once: each has a lock, which is an open file
 _REFERENCE = re.compile(r"locks/reference-([0-9.]+)-[0-9a-f]{32}\.lock", re.ASCII)
@@ -106,7 +107,7 @@ def excess(limits: Limits, size: int, file_system: os.statvfs_result, freed: int
 class Collector:
     """One collection of the cache *place*; with *dry_run*, nothing is written or removed.
 
-    jobs  is called once at most, and says which jobs Slurm knows by their numbers, or why that is not known
+    jobs  is called once at most, and says which jobs are active by their numbers, or why that is not known
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Collector:
             return set()
         gone = {job for job in old if int(job.partition(".")[0]) not in known}
         for job in sorted(gone):
-            self._remove(kept[job], "job", "Slurm does not know the job any more")
+            self._remove(kept[job], "job", "the job is not active any more")
             if not self._dry_run:
                 self._tree.remove_directory(f"jobs/{job}")
         return gone
@@ -180,7 +181,8 @@ class Collector:
     def _notes(self, found: Inventory) -> None:
         for entry in found.notes:
             is_status = entry.path.endswith(".holder")
-            if found.time - entry.mtime < (_SILENT if is_status else _ABANDONED):
+            lasting = _REMEMBERED if entry.path.startswith("tags/") else _ABANDONED
+            if found.time - entry.mtime < (_SILENT if is_status else lasting):
                 continue
             if not is_status or not self._is_held(locks_of(entry.path)[0]):
                 self._remove([entry], "note", "out of date")

@@ -78,7 +78,7 @@ class Inventory(NamedTuple):
     """What is kept for jobs (``JOBID.RESTART``): leases and records."""
     leases: tuple[Lease, ...]
     notes: tuple[CacheFile, ...]
-    """Failures, and what processes tell of their work."""
+    """Failures, where tags led to, and what processes tell of their work."""
     locks: tuple[CacheFile, ...]
 
     @property
@@ -105,9 +105,9 @@ def inventory(root: Path) -> Inventory:
         for entry in tree.entries():
             found.setdefault(kind_of(entry.path) or "", []).append(entry)
         jobs: dict[str, list[CacheFile]] = {}
-        for entry in (*found.get("lease", ()), *found.get("record", ())):
-            jobs.setdefault(entry.path.split("/")[1], []).append(entry)
-        leases = tuple(leases_of(tree, iter(found.get("lease", ()))))
+        for entry in (*found.get("lease", ()), *found.get("record", ()), *found.get("visit", ())):
+            jobs.setdefault(entry.path.split("/")[1].partition("~")[0], []).append(entry)
+        leases = tuple(leases_of(tree, iter((*found.get("lease", ()), *found.get("visit", ())))))
         items = [
             *(_single("blob", entry) for entry in found.get("blob", ())),
             *_layers(found),
@@ -121,7 +121,7 @@ def inventory(root: Path) -> Inventory:
         tuple(found.get("temporary", ())),
         jobs,
         leases,
-        (*found.get("failure", ()), *found.get("holder", ())),
+        (*found.get("failure", ()), *found.get("tag", ()), *found.get("holder", ())),
         tuple(found.get("lock", ())),
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from enroot_slurm.cache import pins
 from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.cache.layout import locks_of
+from enroot_slurm.cache.leases import open_to_visitors
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.tree import Tree
 from enroot_slurm.cache.trust import check_untamperable
@@ -44,7 +45,7 @@ def collect(
     config   the settings ``cache_high``, ``cache_low``, ``cache_max_age`` and ``locks`` count
     dry_run  say what would go; nothing is written
     idle     seconds for which everything stays after its last use
-    jobs     which jobs Slurm knows, or why that is not known; by default squeue is asked, once and only if need be
+    jobs     which jobs are active, or why that is not known; by default squeue is asked, once and only if need be
 
     Raises: ConfigError; StorageError, when the cache is somebody else's, can be changed by others, or can't be written.
     """
@@ -55,16 +56,13 @@ def collect(
         return Report((), 0, 0, 0, (), dry_run)
     keeper.check_owner()
 
-    def ask() -> frozenset[int] | str:
-        from enroot_slurm.slurm.squeue import known_jobs  # noqa: PLC0415 - mostly there is nothing to ask
-
-        return known_jobs(of_all=keeper.place.public)
-
-    collector = Collector(keeper.place, keeper.locks, jobs=jobs or ask, dry_run=dry_run)
+    collector = Collector(keeper.place, keeper.locks, jobs=jobs or keeper.active_jobs, dry_run=dry_run)
     try:
         if dry_run:
             return collector.run(limits)
         with keeper.locks.lock("gc").attempt() as held:
+            if keeper.place.public:
+                open_to_visitors(keeper.place)
             if not held:
                 return Report((), 0, 0, 0, ("another process collects just now",), dry_run)
             return collector.run(limits)
@@ -105,6 +103,12 @@ class CacheKeeper:
         except OSError as error:
             raise unwritable(root, error) from None
 
+    def active_jobs(self) -> frozenset[int] | str:
+        """The numbers of the jobs that may use the cache, or why that is not known."""
+        from enroot_slurm.slurm.squeue import active_jobs  # noqa: PLC0415 - mostly there is nothing to ask
+
+        return active_jobs(of_all=self.place.public)
+
     def inventory(self) -> Inventory:
         """What is in the cache.  Raises: StorageError."""
         try:
@@ -129,15 +133,30 @@ class CacheKeeper:
         except OSError as error:
             raise unwritable(self.place.root, error) from None
 
-    def remove(self, images: Iterable[Item], *, force: bool, dry_run: bool) -> list[Item]:
+    def remove(
+        self,
+        images: Iterable[Item],
+        *,
+        force: bool,
+        dry_run: bool,
+        jobs: Callable[[], frozenset[int] | str] | None = None,
+    ) -> list[Item]:
         """Remove *images*, leased and pinned ones only with *force*; those that were removed.
+
+        A lease counts as long as its job is active (*jobs*, as for `collect`), or that is not known.
 
         Raises: StorageError, when one must not be removed (then none is), or somebody works on it.
         """
         images = list(images)
+        active: frozenset[int] | str = ""
+        if not force and any(image.leases for image in images):
+            active = (jobs or self.active_jobs)()
         for image in images:
-            if image.kept and not force:
-                why = "is pinned" if image.pinned else f"is used by job {image.leases[0].job}"
+            if force:
+                break
+            leases = [e for e in image.leases if isinstance(active, str) or int(e.job.partition(".")[0]) in active]
+            if image.pinned or leases:
+                why = "is pinned" if image.pinned else f"is used by job {leases[0].job}"
                 name = printable(image.sidecar.uri) if image.sidecar else image.path
                 raise StorageError(f"{name} {why}", hint="Remove it nevertheless with --force.")
         return images if dry_run else self._changed(images, self._remove)

@@ -13,12 +13,14 @@ Sources: containers-auth.json(5); docker/cli, cli/config; docs/credentials.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConfigError, printable
+from enroot_slurm.oci.digest import hash_of_text
 from enroot_slurm.registry.auth_file import AuthFile
 from enroot_slurm.registry.credentials import Credentials, read_logins
 from enroot_slurm.settings.expansion import Variables
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
     from enroot_slurm.registry.credentials import Source
     from enroot_slurm.settings.config import Config
 
-__all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local"]
+__all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local", "state_of_logins"]
 
 _VARIABLE = "DOCKER_AUTH_CONFIG"
+_STATE_LENGTH = 32
 
 
 class AuthPath(NamedTuple):
@@ -64,6 +67,21 @@ def credentials_of(repository: str, config: Config, warn: Callable[[str], None],
             sources.append(partial(_of_variable, os.environ[_VARIABLE]))
         sources += [partial(_read, each, config, warn) for each in auth_paths(config)]
     return Credentials(sources, name=str(netrc_path(config)), repository=repository, warn=warn)
+
+
+def state_of_logins(config: Config, *, public: bool) -> str:
+    """A word that changes when a file does in which a login for an import may be written."""
+    if public:
+        paths = [Path(config.site_credentials)] if config.site_credentials else []
+    else:
+        paths = [netrc_path(config), *(each.path for each in auth_paths(config))]
+    states = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            states.append(f"{path}:{status.st_ino}.{status.st_size}.{status.st_mtime_ns}")
+    texts = [*states, os.environ.get(_VARIABLE, "") if not public and not config.trusted else ""]
+    return hash_of_text("\n".join(texts), _STATE_LENGTH)
 
 
 def netrc_path(config: Config) -> Path:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.directory import CacheDirectory, SharedCache
 from enroot_slurm.cache.images import Unusable, image_file, recipe_of
-from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved
+from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved, read_tag, write_resolved
 from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
 from enroot_slurm.errors import IntegrityError
@@ -64,6 +65,8 @@ class Lookup(NamedTuple):
     """Why the site's cache is not used, or empty."""
     strict: bool
     """Whether the own cache must not be used when others can change it."""
+    tag_ttl: float
+    """Seconds for which a tag is not asked for again."""
     asked: bool = False
     """Whether the platform was asked for by its name: then an image's config may contradict."""
 
@@ -74,16 +77,17 @@ class Lookup(NamedTuple):
         Without *strict*, the own cache may be one that others can change: for an import that serves only this user,
         and that looks at each file it uses.
 
-        Raises: InvalidReference, InvalidPlatform, UsageError; Untrusted, when others can change the own cache.
+        Raises: InvalidReference, also for a registry alone; InvalidPlatform, UsageError; Untrusted, when others can
+        change the own cache.
         """
-        reference = Reference.parse(uri)
+        reference = Reference.parse(uri).checked()
         platform = Platform.parse(arch) if arch else Platform.host()
         own, shared, warning = _caches(config, check_job(job))
         if strict and not own.public:
             check_untamperable(own.root, os.geteuid(), strict=False)
         epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
         recipe = recipe_of(config.squash_options.recipe, int(epoch) if epoch.isdecimal() else None)
-        return cls(reference, platform, own, shared, recipe, warning, strict, bool(arch))
+        return cls(reference, platform, own, shared, recipe, warning, strict, config.tag_ttl, bool(arch))
 
     @property
     def key(self) -> str:
@@ -105,13 +109,28 @@ class Lookup(NamedTuple):
         return self.image(digest) if digest is not None else None
 
     def resolved(self) -> Digest | None:
-        """The digest of the manifest that the job has got for its tag, if it has asked before."""
+        """The digest of the manifest that the job has got for its tag, if it has asked before.
+
+        Without that, what anybody has got in the last ``tag_ttl`` seconds, which is the job's answer then.
+        """
         if self.own.job:
             for root, owners in self.caches:
                 digest = read_resolved(root, self.own.job, self.key, owners)
                 if digest is not None:
                     return digest
+        if self.tag_ttl and (last := self.last_resolved()) and abs(time.time() - last[1]) < self.tag_ttl:
+            return write_resolved(self.own, self.key, self.shown, last[0]) if self.own.job else last[0]
         return None
+
+    def last_resolved(self) -> tuple[Digest, float] | None:
+        """What anybody has got for the tag last, and when (seconds since 1970)."""
+        found = [read_tag(root, self.key, owners) for root, owners in self.caches]
+        return max((each for each in found if each), key=lambda each: each[1], default=None)
+
+    @property
+    def shown(self) -> str:
+        """The reference for others to read: without its login."""
+        return str(self.reference._replace(user=""))
 
     def image(self, digest: Digest) -> CachedImage | None:
         """The image of the manifest *digest*, if it is in a cache and nothing is wrong with it.

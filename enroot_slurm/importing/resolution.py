@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.failures import Failures
-from enroot_slurm.cache.job_tags import write_resolved
+from enroot_slurm.cache.job_tags import write_resolved, write_tag
 from enroot_slurm.cache.locks import Locks, Patience
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.status import Work
@@ -21,13 +21,14 @@ from enroot_slurm.errors import (
     AccessDenied,
     EnrootSlurmError,
     IntegrityError,
+    NetworkError,
     NotFound,
     PlatformNotFound,
     UnsupportedImage,
     printable,
 )
-from enroot_slurm.importing.logins import credentials_of
-from enroot_slurm.progress import Progress, size_text
+from enroot_slurm.importing.logins import credentials_of, state_of_logins
+from enroot_slurm.progress import Progress, duration_text, size_text
 from enroot_slurm.registry.client import Repository, Transport
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _T = TypeVar("_T")
 
 _POLL = 0.05  # seconds between two looks at what another process makes
 _LONGEST_POLL = 1.0
+_REFRESH = 86400.0  # seconds after which it is noted again what a tag leads to
 
 
 class Resolution:
@@ -63,7 +65,7 @@ class Resolution:
             work=progress.work,
             tell=progress.tell,
         )
-        self._failures = Failures(lookup.own, lookup.key)
+        self._failures = Failures(lookup.own, lookup.key, partial(state_of_logins, config, public=lookup.own.public))
         self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
         for text in (*config.doubts, *([lookup.warning] if lookup.warning else [])):
             progress.warn(text)
@@ -86,7 +88,7 @@ class Resolution:
         self.progress.phase(f"resolving {self.lookup.reference}")
         lookup = self.lookup
         if not lookup.own.job:
-            return self.remembering(self._ask)
+            return self.remembering(self._ask_or_recall)
         if (failure := self._failures.last(self.config.failure_ttl)) is not None:
             raise failure.error()
         if lookup.reference.digest:
@@ -94,8 +96,29 @@ class Resolution:
         with self.turn(f"reference-{lookup.own.job}-{lookup.key}", lookup.resolved) as resolved:
             if resolved is not None:
                 return resolved
-            digest = self.remembering(self._ask)
-            return write_resolved(lookup.own, lookup.key, str(lookup.reference), digest)
+            digest = self.remembering(self._ask_or_recall)
+            return write_resolved(lookup.own, lookup.key, lookup.shown, digest)
+
+    def _ask_or_recall(self) -> Digest:
+        """What the registry says; when it does not answer, what it said last, if the site wants that."""
+        lookup, last = self.lookup, self.lookup.last_resolved()
+        try:
+            digest = self._ask()
+        except NetworkError as error:
+            if last is None or lookup.reference.digest or lookup.image(last[0]) is None:
+                raise
+            age = f"{duration_text(max(0.0, time.time() - last[1]))} ago"
+            if self.config.stale_tags:
+                self.progress.warn(f"{error.message}; using what {lookup.shown} was {age} (setting stale_tags)")
+                return last[0]
+            pinned = f"docker://{lookup.reference.registry}#{lookup.reference.repository}@{last[0]}"
+            hint = f"The cache has what it was {age}: name it as {pinned}, or set stale_tags: yes."
+            raise type(error)(error.message, hint=f"{error.hint} {hint}".strip()) from None
+        if not lookup.reference.digest and (
+            last is None or last[0] != digest or time.time() - last[1] > _REFRESH or self.config.tag_ttl
+        ):
+            write_tag(lookup.own, lookup.key, digest)
+        return digest
 
     def remembering(self, call: Callable[[], _T]) -> _T:
         """What *call* returns; what it raises is remembered for others."""

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from enroot_slurm.errors import InvalidReference, printable
 from enroot_slurm.oci.digest import Digest
 
-__all__ = ["DOCKER_HUB", "DOCKER_HUB_NAMES", "Reference"]
+__all__ = ["DOCKER_HUB", "DOCKER_HUB_NAMES", "Reference", "masked"]
 
 DOCKER_HUB = "registry-1.docker.io"
 DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
@@ -48,7 +48,9 @@ _USER = re.compile(r"[A-Za-z0-9_.!~*'();&=+$,/%@-]+", re.ASCII)
 _REPOSITORY = re.compile(rf"{_PATH}(?:/{_PATH})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 # What must not be shown, even in an error: all between the first colon and the last "@", but for a port and an image.
-_PASSWORD = re.compile(r"((?:^|//)[^/:#]*:)(?!\d{1,5}/[a-z0-9._/-]*(?::[\w.-]*)?@).*@(?![a-z0-9]+:[0-9a-f]{32})")
+_PASSWORD = re.compile(
+    r"((?:^|\s|//)[^\s/:#]*:)(?!//)(?!\d{1,5}/[a-z0-9._/-]*(?::[\w.-]*)?@).*@(?![a-z0-9]+:[0-9a-f]{32})"
+)
 _SHA256 = r"sha256:[0-9a-f]{64}"
 _SHA512 = r"sha512:[0-9a-f]{128}"
 _PINNED = re.compile(rf"(.*)@({_SHA256})|(.*[/:.#@].*)@({_SHA512})", re.ASCII)
@@ -137,15 +139,39 @@ class Reference(NamedTuple):
         return f"{name.replace('/', '+')}+{reference.target}.sqsh"
 
     @property
-    def looks_cut(self) -> bool:
-        """Whether this may be a registry whose image is lost, as sbatch's comment sign ``#`` does it."""
+    def is_cut(self) -> bool:
+        """Whether this is a registry whose image is lost, as sbatch's comment sign ``#`` does it.
+
+        enroot would ask Docker Hub for it, which has no image of its own with a dot in its name.
+        """
         name, namespace = self.familiar_name, self.repository.rpartition("/")[0]
-        return self.registry == DOCKER_HUB and namespace == "library" and ("." in name or self.tag.isdecimal())
+        return self.registry == DOCKER_HUB and namespace == "library" and ("." in name or name == "localhost")
+
+    @property
+    def looks_cut(self) -> bool:
+        """Likewise, or only whether it may be one: an image with a number as tag, or a host with its port."""
+        namespace = self.repository.rpartition("/")[0]
+        return self.is_cut or (self.registry == DOCKER_HUB and namespace == "library" and self.tag.isdecimal())
+
+    def checked(self) -> Reference:
+        """This reference, if there is an image in it.  Raises: InvalidReference."""
+        if self.is_cut:
+            name = self.familiar_name + (f":{self.tag}" if self.tag != "latest" else "")
+            raise _refused(name, name, *_WHY_CUT)
+        return self
 
     def __str__(self) -> str:
         login = f"{self.user}@" if self.user else ""
         pin = f"@{self.digest}" if self.digest else ""
         return f"{_SCHEME}{login}{self.registry}#{self.repository}:{self.tag}{pin}"
+
+
+def masked(text: str) -> str:
+    """*text* without the passwords that people put before an ``@``: ``docker://user:***@host/image``.
+
+    For what is logged, recorded or shown before, or although, it is no reference.
+    """
+    return _PASSWORD.sub(r"\1***@", text)
 
 
 def _split_registry(uri: str, name: str) -> tuple[str, str]:
@@ -166,8 +192,8 @@ def _split_registry(uri: str, name: str) -> tuple[str, str]:
 
 def _refused(uri: str, part: str, why: str, hint: str) -> InvalidReference:
     """The error for *uri*, with a marker under *part*."""
-    shown = printable(_PASSWORD.sub(r"\1***@", uri), 300)
-    mark = printable(_PASSWORD.sub(r"\1***@", part), 300)
+    shown = printable(masked(uri), 300)
+    mark = printable(masked(part), 300)
     at = shown.find(mark) if mark else len(shown)
     marker = f"\n  {shown}\n  {' ' * max(at, 0)}{'^' * max(1, len(mark))}"
     return InvalidReference(f"invalid image reference: {why}{marker}", hint=hint)
@@ -239,6 +265,12 @@ def _why_registry(host: str) -> tuple[str, str]:
         "not a registry",
         "A registry is a host name or address with an optional port, such as nvcr.io or localhost:5000.",
     )
+
+
+_WHY_CUT = (
+    "this is a registry without an image",
+    "If this came from an #SBATCH line, the unescaped '#' cut the rest off: write REGISTRY/IMAGE instead.",
+)
 
 
 def _why_repository(repository: str) -> tuple[str, str]:

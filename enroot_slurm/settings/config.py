@@ -114,6 +114,10 @@ class Config(NamedTuple):
     """Seconds; 0: any age."""
     failure_ttl: float
     """Seconds."""
+    tag_ttl: float
+    """Seconds; 0: each job asks."""
+    stale_tags: bool
+    """Whether a tag may be what it was last, when its registry does not answer."""
     locks: bool
     """Whether processes lock what they work on, so that no other does the same."""
     lock_timeout: float

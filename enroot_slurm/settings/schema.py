@@ -341,6 +341,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("min_free", "ENROOT_SLURM_MIN_FREE", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", _age, _age_text),
         Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, _seconds, _number_text),
+        Setting("tag_ttl", "ENROOT_SLURM_TAG_TTL", "0", _TIME, _seconds, _number_text),
+        _switch("stale_tags", "ENROOT_SLURM_STALE_TAGS", "no"),
         _switch("locks", "ENROOT_SLURM_LOCKS", "yes"),
         Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, _seconds, _number_text),
         Setting("worker_timeout", "ENROOT_SLURM_WORKER_TIMEOUT", "30", _TIME, _seconds, _number_text),

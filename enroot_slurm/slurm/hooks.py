@@ -23,13 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.cache.trust import read_trusted
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed
+from enroot_slurm.oci.reference import masked
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Failure, Result, Writer, prepare_directory
+from enroot_slurm.slurm.leased import is_marked
 from enroot_slurm.slurm.log import ERROR, WARNING, log
-from enroot_slurm.slurm.request import Request, asked_in, parse_words
+from enroot_slurm.slurm.request import PYXIS, Request, asked_in, parse_words
 from enroot_slurm.system.privilege import Identity, fork
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ _DRAIN = 81  # status for which etc/slurm/prolog.d/50-enroot-slurm fails
 _LEFT = 10  # status of a worker who has left something to the next one
 _NODE = 11  # status of a worker who has found this node faulty
 _RELEASING = 5.0  # seconds to give leases back; where a file system hangs, a collection does it later
+_MAX_STAGED = 64 << 10
 _GRACE = 5.0  # seconds for a worker to clean up
 
 
@@ -81,6 +85,7 @@ def prolog(job: Job, *, environ: Mapping[str, str] | None = None, config: Config
     if record is None:
         log("prolog", WARNING, job=job.key, node=job.node, outcome="there is a record of this job already")
         return 0
+    record.begin([*(each.source for each in asked), *(["stage-in"] if staged else [])])
     task = _Task(job, asked, staged, config, record)
     users = ["cache", "user"] if config.shared_cache else ["user"]
     try:
@@ -101,22 +106,28 @@ def epilog(job: Job, *, config: Config | None = None) -> int:
     Raises: EnrootSlurmError, OSError.
     """
     config = config or Config.load(trusted=True, snapshot=SNAPSHOT)
+    if is_marked(job, config):
+        _give_back(job, config, {"cache", "user"} if config.shared_cache else {"user"})
     for journal in config.run_path.glob(f"{job.id}.*.worker"):
         restart = journal.name.split(".")[1]
         if not restart.isdecimal() or int(restart) > job.restart:
             continue  # of a later start
         past = job._replace(restart=int(restart))
-        users = _end_workers(journal)
-        for user in users & {"cache", "user"}:
-            with suppress(EnrootSlurmError):
-                releasing = fork(partial(_release, past, config, shared=user == "cache"), _identity(user, job, config))
-                if releasing.wait(_RELEASING) is None:
-                    log("epilog", WARNING, job=past.key, error="the cache does not answer; the leases stay", user=user)
-                    releasing.end()
+        _give_back(past, config, _end_workers(journal) & {"cache", "user"})
         for path in (journal.with_suffix(".json"), journal):
             path.unlink(missing_ok=True)
         log("epilog", job=past.key, node=job.node, user=job.user)
     return 0
+
+
+def _give_back(job: Job, config: Config, users: set[str]) -> None:
+    """End what *job* has leased here, as each of *users*."""
+    for user in sorted(users):
+        with suppress(EnrootSlurmError):
+            releasing = fork(partial(_release, job, config, shared=user == "cache"), _identity(user, job, config))
+            if releasing.wait(_RELEASING) is None:
+                log("epilog", WARNING, job=job.key, error="the cache does not answer; the leases stay", user=user)
+                releasing.end()
 
 
 class _Task(NamedTuple):
@@ -182,17 +193,21 @@ def _identity(user: str, job: Job, config: Config) -> Identity:
 
 def _work(task: _Task, *, shared: bool) -> int:
     """What a worker does: each request that has no result yet."""
-    from enroot_slurm.slurm.leased import leased_image  # noqa: PLC0415 - root has no use for it
+    from enroot_slurm.cache.directory import CacheDirectory  # noqa: PLC0415 - root has no use for any of these
+    from enroot_slurm.slurm.leased import leased_image  # noqa: PLC0415
+    from enroot_slurm.slurm.status import PROLOG, Reporter  # noqa: PLC0415
 
     job, record = task.job, task.record
     config = _config_of_worker(task.config, shared=shared)
-    requests, status = _requests(task), 0
-    record.ask(requests)
+    place, patience = CacheDirectory(config.cache_path, public=shared, job=job.key), config.site_failure_wait
+    (requests, pyxis), status = _requests(task), 0
+    record.ask(requests, pyxis)
     for request in requests:
         if record.has(request):
             continue
         try:
-            image = leased_image(request, job.key, job.node, config, patience=config.site_failure_wait)
+            with Reporter(place, job.node, PROLOG, request.uri) as progress:
+                image = leased_image(request, job.key, job.node, config, patience=patience, progress=progress)
             result = Result(*request, path=str(image.path), digest=str(image.digest), size=image.size)
         except EnrootSlurmError as error:
             rule = policy.rule_of(error)
@@ -218,21 +233,36 @@ def _config_of_worker(config: Config, *, shared: bool) -> Config:
     return Config.load(trusted=True, snapshot=SNAPSHOT, overrides=commands)
 
 
-def _requests(task: _Task) -> list[Request]:
-    """All that is asked for; what can't be read gets its failure into the record at once."""
-    found: list[Request] = []
-    if task.staged is not None:
-        with suppress(OSError, ValueError, TypeError):
-            found += [Request(**fields) for fields in json.loads(task.staged.read_bytes())["requests"]]
+def _requests(task: _Task) -> tuple[list[Request], list[str]]:
+    """All that is asked for, and what of it came by pyxis' option alone.
+
+    What can't be read gets its failure into the record at once.
+    """
+    found: dict[str, list[Request]] = {"stage-in": [] if task.staged is None else _staged_requests(task.staged)}
     for source, text in task.asked:
         try:
-            found += parse_words(text)
+            found.setdefault(source, []).extend(parse_words(text))
         except EnrootSlurmError as error:
-            log("request", WARNING, source=source, text=text, error=error)
-            wrong = Request(text[:200])
+            shown = masked(text)[:200] or source
+            log("request", WARNING, source=source, text=shown, error=error)
+            wrong = Request(shown)
+            found.setdefault(f"wrong {source}", []).append(wrong)
             if not task.record.has(wrong):
                 task.record.add(Result(*wrong, failure=Failure.of(error)))
-    return list(dict.fromkeys(found))
+    pyxis = {each.uri for source in (PYXIS, f"wrong {PYXIS}") for each in found.get(source, ())}
+    others = {each.uri for source, requests in found.items() if not source.endswith(PYXIS) for each in requests}
+    right = (each for source, requests in found.items() if not source.startswith("wrong ") for each in requests)
+    return list(dict.fromkeys(right)), sorted(pyxis - others)
+
+
+def _staged_requests(path: Path) -> list[Request]:
+    """What stage-in has noted in the file *path*: the cache user's."""
+    with suppress(OSError, ValueError, TypeError, LookupError, RecursionError, EnrootSlurmError):
+        fields = json.loads(read_trusted(path, {path.lstat().st_uid}, _MAX_STAGED))["requests"]
+        return [
+            each for one in fields for each in parse_words(" ".join(f"{key}={one[key]}" for key in one if one[key]))
+        ]
+    return []
 
 
 def _release(job: Job, config: Config, *, shared: bool) -> int:

@@ -1,6 +1,7 @@
 """What a node knows about the images of a job: from the prolog to its steps.
 
-    /run/enroot-slurm/JOB.RESTART.json     JSON, a line each: what is asked for, then each result as it comes
+    /run/enroot-slurm/JOB.RESTART.json     JSON, a line each: which doors were used (by root), what is asked for, then
+                                           each result as it comes
 
 Root makes the file, and gives the descriptor to the worker, who holds a lock on it (flock) until all is done: a step
 that finds it locked waits; one that finds it free and without its image knows that the worker has died.  Lines are
@@ -19,6 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.errors import EnrootSlurmError, StorageError, WorkerFailed, error_fields, error_of
+from enroot_slurm.slurm.leased import STEPS
 from enroot_slurm.slurm.policy import rule_of
 from enroot_slurm.slurm.request import Request
 from enroot_slurm.system.publish import beside, draft
@@ -76,6 +78,10 @@ class Record(NamedTuple):
     """Whether somebody is at work."""
     requests: list[Request]
     results: list[Result]
+    sources: frozenset[str] = frozenset()
+    """Where the job asked: variables of the prolog's environment (`request.asked_in`), or ``stage-in``."""
+    pyxis: frozenset[str] = frozenset()
+    """Of the requests, the URIs or the wrong texts that came by pyxis' option alone: its importer waits for them."""
 
     @classmethod
     def find(cls, directory: Path, job_id: int, restart: int | None = None) -> Record | None:
@@ -129,17 +135,21 @@ class Record(NamedTuple):
             # Locked first, read then: what is read from a free file is all there will be.
             importing = not _try_lock(file.fileno(), fcntl.LOCK_SH)
             lines = file.read(_MAX_RECORD).split(b"\n")
-        requests: list[Request] = []
-        results = []
+        record = cls(path, importing, [], [])
         for line in lines[:-1]:
-            with suppress(ValueError, TypeError, KeyError):
-                fields = json.loads(line)
-                if "requests" in fields:
-                    requests = [Request(**each) for each in fields["requests"]]
-                else:
-                    failure = fields.pop("failure", None)
-                    results.append(Result(**fields, failure=Failure(**failure) if failure else None))
-        return cls(path, importing, requests, results)
+            # The job's user may have written into it: what is not of its form is left out.
+            with suppress(ValueError, TypeError, LookupError, RecursionError):
+                record = record._with(json.loads(line))
+        return record
+
+    def _with(self, fields: dict[str, Any]) -> Record:
+        """This record with one more line.  Raises: ValueError, TypeError, LookupError."""
+        if "sources" in fields:
+            return self._replace(sources=_texts(fields["sources"]))
+        if "requests" in fields:
+            requests = [Request(**_checked(each, Request._fields)) for each in fields["requests"]]
+            return self._replace(requests=requests, pyxis=_texts(fields.get("pyxis", [])))
+        return self._replace(results=[*self.results, _result(fields)])
 
 
 class Writer(NamedTuple):
@@ -159,9 +169,13 @@ class Writer(NamedTuple):
             os.fchown(file.fd, job.uid, job.gid)
             return cls(os.dup(file.fd)) if file.publish(path, replace=False, lasting=False) else None
 
-    def ask(self, requests: list[Request]) -> None:
-        """Say what is asked for."""
-        self._append({"requests": [request._asdict() for request in requests]})
+    def begin(self, sources: list[str]) -> None:
+        """Say where the job asked."""
+        self._append({"sources": sources})
+
+    def ask(self, requests: list[Request], pyxis: list[str]) -> None:
+        """Say what is asked for, and which URIs or wrong texts of these came by pyxis' option alone."""
+        self._append({"requests": [request._asdict() for request in requests], "pyxis": pyxis})
 
     def add(self, result: Result) -> None:
         """Append *result*."""
@@ -172,14 +186,47 @@ class Writer(NamedTuple):
 
     def has(self, request: Request) -> bool:
         """Whether *request* has a result, by this process or the one before it."""
-        lines = os.pread(self.descriptor, _MAX_RECORD, 0).split(b"\n")
         wanted = (request.uri, request.arch)
-        found = [json.loads(line) for line in lines if line]
-        return any((f["uri"], f.get("arch", "")) == wanted for f in found if "uri" in f)
+        for line in os.pread(self.descriptor, _MAX_RECORD, 0).split(b"\n"):
+            with suppress(ValueError, TypeError, LookupError, RecursionError):
+                result = _result(json.loads(line))
+                if (result.uri, result.arch) == wanted:
+                    return True
+        return False
 
     def _append(self, fields: dict[str, Any]) -> None:
         os.lseek(self.descriptor, 0, os.SEEK_END)
         os.write(self.descriptor, json.dumps(fields).encode() + b"\n")
+
+
+def _result(fields: dict[str, Any]) -> Result:
+    """The result that a line has.  Raises: ValueError, TypeError, LookupError."""
+    fields = dict(fields)
+    failure, size = fields.pop("failure", None), fields.pop("size", 0)
+    texts: dict[str, Any] = _checked(fields, ("uri", "arch", "name", "path", "digest"))
+    if type(size) is not int or size < 0 or not texts["uri"]:
+        raise ValueError("no result")
+    if failure is None:
+        if not texts.get("path", "").startswith("/") or "\0" in texts["path"]:
+            raise ValueError("no path")
+        return Result(**texts, size=size)
+    code = failure.pop("exit_code")
+    if type(code) is not int:
+        raise TypeError("no exit status")
+    return Result(**texts, size=size, failure=Failure(**_checked(failure, Failure._fields), exit_code=code))
+
+
+def _checked(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """*fields*, if they are texts and have such *names*.  Raises: ValueError, TypeError."""
+    if not all(name in names and type(value) is str for name, value in fields.items()):
+        raise ValueError("not of its form")
+    return dict(fields)
+
+
+def _texts(values: object) -> frozenset[str]:
+    if not isinstance(values, list) or not all(type(value) is str for value in values):
+        raise ValueError("not a list of texts")
+    return frozenset(values)
 
 
 def record_path(directory: Path, job: Job) -> Path:
@@ -196,6 +243,14 @@ def prepare_directory(directory: Path) -> None:
         raise StorageError(
             f"{directory} is not a directory that only root can write", hint=f"Remove it, or set run_path: {directory}"
         )
+    _make_open(directory / STEPS)
+
+
+def _make_open(directory: Path) -> None:
+    """Make a directory where everybody can leave files that only their owner and root can remove."""
+    with suppress(OSError):  # without it, a collection finds out what else a mark would tell
+        directory.mkdir(0o700)
+        directory.chmod(0o1733)
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import EnrootSlurmError
@@ -12,9 +16,13 @@ if TYPE_CHECKING:
     from enroot_slurm.importing.to_cache import CachedImage
     from enroot_slurm.progress import Progress
     from enroot_slurm.settings.config import Config
+    from enroot_slurm.slurm.job import Job
     from enroot_slurm.slurm.request import Request
 
-__all__ = ["keep", "leased_image"]
+__all__ = ["STEPS", "is_marked", "keep", "leased_image", "mark"]
+
+STEPS = "steps"
+"""The directory of marks, below `run_path`: everybody can write there, as in /tmp."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 10.0  # seconds between two attempts
 
@@ -25,10 +33,11 @@ def leased_image(
     node: str,
     config: Config,
     *,
+    step: str = "",
     progress: Progress | None = None,
     patience: float = 0,
 ) -> CachedImage:
-    """The image that *request* names, leased by *job* (``JOBID.RESTART``) on *node*.
+    """The image that *request* names, leased by *job* (``JOBID.RESTART``), or its *step*, on *node*.
 
     While the site is in trouble it is tried again, for *patience* seconds.  Raises: the errors of
     `enroot_slurm.errors`.
@@ -40,7 +49,7 @@ def leased_image(
     while True:
         try:
             image = get_image(request.uri, arch=request.arch or None, config=config, progress=progress, job=job)
-            if keep(image, job, node, config):
+            if keep(image, job, node, config, step):
                 return image
         except EnrootSlurmError as error:
             if policy.rule_of(error).prolog != policy.WAIT or time.monotonic() + pause > end:
@@ -49,18 +58,35 @@ def leased_image(
             pause = min(2 * pause, _LAST_PAUSE)
 
 
-def keep(image: CachedImage, job: str, node: str, config: Config) -> bool:
-    """Lease *image* if it is in the cache that this process writes; False if it has just been collected.
+def keep(image: CachedImage, job: str, node: str, config: Config, step: str = "") -> bool:
+    """Lease *image*, for all of the job or for its *step*; False if it has just been collected.
 
-    One in a cache that this user can't write is kept by others, or by its age.
+    In the site's cache, which this user can't write, as a visitor.  Where that can't be, its age keeps it.
     """
     from enroot_slurm.cache.leases import Leases  # noqa: PLC0415
 
-    if image.path.is_relative_to(config.cache_path):
-        try:
-            Leases(config.cache_path).lease(image.path, job, node)
-        except FileNotFoundError:
-            return False
-        except OSError:  # a full disk, say: then its age keeps it
-            return True
+    try:
+        if image.path.is_relative_to(config.cache_path):
+            Leases(config.cache_path).lease(image.path, job, node, step)
+        elif config.shared_cache and image.path.is_relative_to(config.shared_cache):
+            Leases(Path(config.shared_cache)).visit(image.path, job, node, step)
+    except OSError:  # a full disk, say
+        return image.path.exists()
     return True
+
+
+def mark(job: Job, config: Config) -> None:
+    """Tell this node's epilog that a step of *job*, for which no prolog may have worked, leases images."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError):  # without an epilog of ours, say: then a collection ends the leases
+        os.close(os.open(config.run_path / STEPS / job.key, flags, 0o600))
+
+
+def is_marked(job: Job, config: Config) -> bool:
+    """Whether a step of *job* has called `mark`, which is forgotten now.  For root: nothing is opened."""
+    path = config.run_path / STEPS / job.key
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        path.unlink()
+        return status.st_uid == job.uid and stat.S_ISREG(status.st_mode)
+    return False

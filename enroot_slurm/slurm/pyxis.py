@@ -2,13 +2,14 @@
 
 pyxis runs it as the job's user, with the job's environment less what could mislead enroot (``ENROOT_CACHE_PATH`` and
 the like, ``LD_*``, ``SLURM_PROCID``), without SLURM_STEP_ID in a batch script, and with stdin on /dev/null.  Of stdout
-it reads the first line.  stderr is a file that it shows only if the importer fails, so progress goes to a file:
+it reads the first line.  stderr is a file that it shows only if the importer fails, so progress goes to a file
+(`status`), and what the step has leased to another one:
 
-    CACHE/jobs/JOBID.RESTART/pyxis-HASH.json    node, step, uri, phase, received (bytes), expected (bytes)
+    CACHE/jobs/JOBID.RESTART/taken-HASH.json    what this step has leased, and how often it was released
 
 ``release`` is called once the container has been made, again when the step ends, and alone when the step was killed
-before.  A container may still be mounted from the file then (squashfuse), or the next step may want it; so an image is
-leased until its *job* ends, and ``release`` only takes the file above away.
+before.  After the first call a container may still be mounted from the file (squashfuse); so the second one ends what
+``get`` has leased for the step.  Where there is none, the epilog does.  What the prolog has leased lasts until then.
 
 Source: pyxis 0.24, importer.c, importers/README.md and pyxis_slurmstepd.c (enroot_set_env, enroot_container_create).
 """
@@ -16,31 +17,29 @@ Source: pyxis 0.24, importer.c, importers/README.md and pyxis_slurmstepd.c (enro
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import sys
-import threading
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import NamedTuple, Self
 
 from enroot_slurm.cache.directory import CacheDirectory
-from enroot_slurm.errors import UsageError
+from enroot_slurm.cache.leases import lease_key
+from enroot_slurm.errors import UsageError, printable
 from enroot_slurm.oci.reference import Reference
-from enroot_slurm.progress import Progress
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Record
 from enroot_slurm.slurm.program import complete_environment, run_program, say
 from enroot_slurm.slurm.request import Request, parse_words
-from enroot_slurm.slurm.step import image_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from enroot_slurm.slurm.status import job_file
+from enroot_slurm.slurm.step import image_of, reporter
 
 __all__ = ["get", "main", "release"]
 
-_INTERVAL = 1.0  # seconds between two writes of the status
 _DOCKER = "docker://"
+_STEP = re.compile(r"[A-Za-z0-9_]{1,32}", re.ASCII)
 
 
 def get(uri: str, job: Job, config: Config, step: str) -> str:
@@ -49,21 +48,26 @@ def get(uri: str, job: Job, config: Config, step: str) -> str:
     Raises: the errors of `enroot_slurm.errors`.
     """
     request = _request(uri)
-    with _Status(_status_file(job, config, step), job, config, step, request.uri) as status:
+    with reporter(request, job, config, step) as status:
         record = Record.find(config.run_path, job.id, job.restart)
-        return image_of(request, job, config, record, progress=status).path
+        path = image_of(request, job, config, record, step=step, progress=status).path
+    _Taken.of(job, config, step).note(Path(path))
+    return path
 
 
 def release(job: Job, config: Config, step: str) -> None:
-    """End what is kept for the step *step* alone; again, or without a `get`, makes no difference."""
+    """End what is kept for the step *step* alone, the second time; or without a `get`, do nothing."""
     with contextlib.suppress(OSError):
-        _status_file(job, config, step).unlink(missing_ok=True)
+        job_file(config.cache_path, job.key, job.node, step).unlink(missing_ok=True)
+    _Taken.of(job, config, step).release()
 
 
 def main(*words: str) -> int:
     """``get URI`` or ``release``."""
     complete_environment()
     job, step = Job.from_environ(os.environ), os.environ.get("SLURM_STEP_ID") or "batch"
+    if not _STEP.fullmatch(step):
+        raise UsageError(f"SLURM_STEP_ID is not a step: {printable(step, 40)}")
     if len(words) == 2 and words[0] == "get":
         print(get(words[1], job, Config.load(), step), flush=True)  # noqa: T201 - pyxis reads it
     elif words == ("release",):
@@ -85,58 +89,44 @@ def _request(uri: str) -> Request:
     return requests[0]
 
 
-def _status_file(job: Job, config: Config, step: str) -> Path:
-    name = hashlib.sha256(f"{job.node}\n{step}".encode()).hexdigest()[:32]
-    return config.cache_path / "jobs" / job.key / f"pyxis-{name}.json"
+class _Taken(NamedTuple):
+    """What a step has leased; a file that only this user's processes write and read."""
 
+    file: Path
+    place: CacheDirectory
+    leases: tuple[tuple[Path, Path], ...]
+    """The caches, and where in each a lease of the step is, without the image's key."""
 
-class _Status(Progress):
-    """Writes a file, if there is more than a second to tell of; a context manager."""
+    @classmethod
+    def of(cls, job: Job, config: Config, step: str) -> Self:
+        own, site = config.cache_path, Path(config.shared_cache)
+        leases = [(own, own / "jobs" / job.key / f"{job.node}~{step}")]
+        if config.shared_cache:
+            leases.append((site, site / "visitors" / f"{job.key}~{job.node}~{step}"))
+        return cls(job_file(own, job.key, job.node, step, "taken"), CacheDirectory(own, job=job.key), tuple(leases))
 
-    def __init__(self, path: Path, job: Job, config: Config, step: str, uri: str) -> None:
-        self._path = path
-        self._place = CacheDirectory(config.cache_path, job=job.key)
-        self._texts = {"node": job.node, "step": step, "uri": uri, "phase": ""}
-        self._sizes = {"received": 0, "expected": 0}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+    def note(self, image: Path) -> None:
+        """Remember the lease of *image*, if this step has one."""
+        for root, path in self.leases:
+            if image.is_relative_to(root):
+                lease = f"{path}.{lease_key(image.relative_to(root).as_posix())}.lease"
+                if os.path.lexists(lease):
+                    self._write({"lease": lease, "released": 0})
 
-    def phase(self, name: str) -> None:
-        """Tell of the phase *name*."""
-        self._texts["phase"] = name
+    def release(self) -> None:
+        """Once more."""
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            fields = json.loads(self.file.read_bytes())
+            if not fields["released"]:
+                self._write({**fields, "released": 1})
+            elif fields["lease"].startswith(tuple(f"{path}." for _, path in self.leases)):
+                Path(fields["lease"]).unlink(missing_ok=True)
+                self.file.unlink()
 
-    def waiting(self, text: str) -> None:
-        """Tell for whom it waits."""
-        self._texts["phase"] = text
-
-    def expect(self, size: int) -> None:
-        """Tell how much there is."""
-        self._sizes["expected"] = size
-
-    def received(self, count: int) -> None:
-        """Tell how much is there."""
-        self._sizes["received"] += count
-
-    def warn(self, text: str) -> None:
-        """Tell of it where pyxis shows it if the import fails."""
+    def _write(self, fields: dict[str, object]) -> None:
         with contextlib.suppress(OSError):
-            print(f"enroot-slurm: warning: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
-
-    def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL):
-            with contextlib.suppress(OSError):
-                self._place.directory("jobs", self._place.job)
-                self._place.write(self._path, json.dumps({**self._texts, **self._sizes}).encode() + b"\n", replace=True)
+            self.place.directory("jobs", self.place.job)
+            self.place.write(self.file, json.dumps(fields).encode() + b"\n")
 
 
 if __name__ == "__main__":

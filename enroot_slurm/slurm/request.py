@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import InvalidReference, UsageError, printable
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.oci.reference import Reference, masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,7 +83,7 @@ def parse_words(text: str) -> list[Request]:
     for match in _WORD.finditer(text):
         key, value = _key_and_value(text, match)
         if key == "image":
-            found.append(Request(str(Reference.parse(_with_scheme(value)))))
+            found.append(Request(str(Reference.parse(_with_scheme(value)).checked())))
         elif not found:
             raise _wrong(text, match, f"{key}= must follow its image", "Write image=REF first.")
         elif getattr(found[-1], key):
@@ -164,6 +164,6 @@ def _with_scheme(text: str) -> str:
 
 
 def _wrong(text: str, match: re.Match[str], why: str, hint: str) -> UsageError:
-    before, word = printable(text[: match.start()].strip(), 300), printable(match[0], 100)
+    before, word = printable(masked(text[: match.start()].strip()), 300), printable(masked(match[0]), 100)
     indent = len(before) + 1 if before else 0
     return UsageError(f"{why}\n  {before}{' ' if before else ''}{word}\n  {' ' * indent}{'^' * len(word)}", hint=hint)

@@ -1,4 +1,4 @@
-"""Which jobs Slurm knows: one call of ``squeue`` for all of them.
+"""Which jobs are active: one call of ``squeue`` for all of them.
 
 Sources: squeue(1) of Slurm 22.05; slurm.conf(5), PrivateData.
 """
@@ -10,19 +10,20 @@ import re
 import shutil
 import subprocess
 
-__all__ = ["known_jobs"]
+__all__ = ["active_jobs", "own_jobs"]
 
 _TIMEOUT = 60.0
-# Every record's own number: an array's tasks have one each as soon as they run.  Those that have just ended count.
-_SQUEUE = ("--noheader", "--all", "--array", "--states=all", "--format=%A")
+# Every record's own number: an array's tasks have one each as soon as they run.  Without --states it shows jobs from
+# PENDING to COMPLETING, whose epilogs may still be at work.
+_SQUEUE = ("--noheader", "--all", "--array", "--format=%A")
 _NUMBERS = re.compile(rb"(?:[0-9]+\s+)*", re.ASCII)
 _PRIVATE = re.compile(rb"^PrivateData\s*=\s*.*\b(?:jobs|all)\b", re.MULTILINE)
 
 
-def known_jobs(*, of_all: bool) -> frozenset[int] | str:
-    """The numbers of the jobs that Slurm knows, of all users or at least of this one; or why that can't be said.
+def active_jobs(*, of_all: bool) -> frozenset[int] | str:
+    """The numbers of the jobs that have not ended, of all users or at least of this one; or why that can't be said.
 
-    A job that is not among them has gone: nothing less may be concluded from a call that failed, or that was shown
+    A job that is not among them has ended: nothing less may be concluded from a call that failed, or that was shown
     this user's jobs only.
     """
     output = _run("squeue", *_SQUEUE)
@@ -37,6 +38,14 @@ def known_jobs(*, of_all: bool) -> frozenset[int] | str:
         if _PRIVATE.search(settings):
             return "Slurm shows this user only his own jobs (PrivateData); root is shown all"
     return frozenset(map(int, output.split()))
+
+
+def own_jobs() -> frozenset[int] | str:
+    """The numbers of this user's active jobs, or why they are not known."""
+    output = _run("squeue", *_SQUEUE, f"--user={os.getuid()}")
+    if isinstance(output, str):
+        return output
+    return frozenset(map(int, output.split())) if _NUMBERS.fullmatch(output) else "squeue's output can't be understood"
 
 
 def _run(program: str, *arguments: str) -> bytes | str:

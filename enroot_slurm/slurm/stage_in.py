@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.errors import (
     ConfigError,
     EnrootSlurmError,
@@ -47,6 +48,7 @@ from enroot_slurm.slurm.leased import leased_image
 from enroot_slurm.slurm.log import INFO, WARNING, log
 from enroot_slurm.slurm.program import one_line, run_program
 from enroot_slurm.slurm.request import Request, image_requests
+from enroot_slurm.slurm.status import Reporter
 from enroot_slurm.slurm.step import StepImage, variables
 from enroot_slurm.system import privilege
 from enroot_slurm.system.privilege import Identity
@@ -184,10 +186,13 @@ def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[St
     """The images, or those that this user can have and the error of the first that the job's user may get."""
     config = _config(config, shared=shared)
     requests = image_requests(text)
+    place = CacheDirectory(config.cache_path, public=shared, job=job)
     images, have, left = [], [], None
     for request in requests:
         try:
-            image = leased_image(request, job, NODE, config, patience=config.site_failure_wait)
+            with Reporter(place, NODE, NODE, request.uri) as progress:
+                patience = config.site_failure_wait
+                image = leased_image(request, job, NODE, config, patience=patience, progress=progress)
         except EnrootSlurmError as error:
             if not shared or policy.rule_of(error).prolog != policy.NEXT:
                 raise
@@ -201,8 +206,6 @@ def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[St
 
 
 def _tell_prologs(requests: list[Request], job: str, config: Config) -> None:
-    from enroot_slurm.cache.directory import CacheDirectory, unwritable  # noqa: PLC0415 - after the images are there
-
     place = CacheDirectory(config.cache_path, public=True, job=job)
     content = json.dumps({"requests": [request._asdict() for request in requests]})
     try:
@@ -239,11 +242,11 @@ def _requests(text: str) -> list[Request]:
 
 
 def _release_forgotten(config: Config) -> None:
-    from enroot_slurm.slurm.squeue import known_jobs  # noqa: PLC0415 - mostly there is nothing to ask
+    from enroot_slurm.slurm.squeue import active_jobs  # noqa: PLC0415 - mostly there is nothing to ask
 
     now = time.time()
     files = [file for file in _directory(config).glob("[0-9]*.json") if now - file.stat().st_mtime > _ASK_AGAIN]
-    known = known_jobs(of_all=True) if files else frozenset()
+    known = active_jobs(of_all=True) if files else frozenset()
     if isinstance(known, str):
         raise StorageError(f"it is not known which jobs have gone: {known}")
     for file in files:

@@ -1,6 +1,6 @@
 """What a step does to have its images: it reads what the prolog has noted, waits for it, or gets the image itself.
 
-    python3 -I -m enroot_slurm.slurm.step [--now] [TEXT]
+    python3 -I -m enroot_slurm.slurm.step [--now | --check | --tell] [TEXT]
 
 as the job's user prints, for the images in *TEXT* (the grammar of `request`), or without it for all that the job asked
 for, lines NAME=VALUE for the environment of the tasks:
@@ -9,12 +9,16 @@ for, lines NAME=VALUE for the environment of the tasks:
     ENROOT_SLURM_IMAGE_NAME=/path     ENROOT_SLURM_IMAGE_NAME_DIGEST=sha256:...      an image with name=NAME
 
 Our SPANK plug-in runs it; all other lines are for people.  With ``--now`` it neither waits nor asks anybody: status 75
-says that it would have to.  `policy` says what becomes of errors.
+says that it would have to, and 76 that pyxis' importer will.  ``--check`` only looks whether *TEXT* is right, where
+a job is submitted; ``--tell`` says how far the import is, until its stdin is closed.  `policy` says what becomes of
+errors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -27,20 +31,25 @@ from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Record
 from enroot_slurm.slurm.program import complete_environment, run_program, say
-from enroot_slurm.slurm.request import Request, parse_words
+from enroot_slurm.slurm.request import PYXIS, Request, parse_words
+from enroot_slurm.slurm.status import PROLOG, Reporter, statuses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from enroot_slurm.importing.to_cache import CachedImage
     from enroot_slurm.progress import Progress
     from enroot_slurm.slurm.job_record import Result
+    from enroot_slurm.slurm.status import Status
 
-__all__ = ["LATER", "NotYet", "StepImage", "get_in_job", "image_of", "main", "variables"]
+__all__ = ["LATER", "PYXIS_WAITS", "NotYet", "StepImage", "get_in_job", "image_of", "main", "variables"]
 
 LATER = 75
 """Status of ``--now`` when there is no image yet; EX_TEMPFAIL of sysexits.h."""
+PYXIS_WAITS = 76
+"""Status of ``--now`` when only what pyxis' importer waits for is missing."""
 _POLL = 0.05  # seconds
+_FIRST, _NEXT = 1.0, 30.0  # seconds between lines for people
 
 
 class StepImage(NamedTuple):
@@ -63,10 +72,13 @@ def image_of(
     config: Config,
     record: Record | None,
     *,
+    step: str = "",
     now: bool = False,
     progress: Progress | None = None,
 ) -> StepImage:
     """The image that *request* names: by the job's *record*, if there is one, else found or imported by this user.
+
+    What is not in the record is leased by the job, or by its *step* alone.
 
     Raises: NotYet, if it is not there and *now* is true; what the prolog has noted, or what the own import raises.
     """
@@ -77,7 +89,7 @@ def image_of(
             raise error
     elif result and os.access(result.path, os.R_OK):
         return StepImage(request.name, result.path, result.digest)
-    return _own_image(request, job, config, now=now, progress=progress)
+    return _own_image(request, job, config, step, now=now, progress=progress)
 
 
 def get_in_job(uri: str, arch: str | None, config: Config, progress: Progress | None = None) -> CachedImage:
@@ -109,13 +121,20 @@ def variables(images: list[StepImage]) -> Iterator[tuple[str, str]]:
 
 def main(*words: str) -> int:
     """The command line above."""
-    now = words[:1] == ("--now",)
+    option = words[0] if words and words[0] in {"--now", "--check", "--tell"} else ""
+    now, text = option == "--now", " ".join(words[bool(option) :])
+    is_file = text.startswith(("/", "./", "../"))
+    if option == "--check":
+        if not is_file and not parse_words(text):
+            raise UsageError("an image is missing", hint="Write docker://REGISTRY/IMAGE:TAG")
+        return 0
     complete_environment()
     job, config = Job.from_environ(os.environ), Config.load()
+    if option == "--tell":
+        return _tell_all(job, config)
     try:
         record = Record.find(config.run_path, job.id, job.restart)
-        text = " ".join(words[now:])
-        if text.startswith(("/", "./", "../")):
+        if is_file:
             images = [_file(text)]
         else:
             requests = parse_words(text) if text.strip() else _requests_of(record, job, config, now=now)
@@ -124,7 +143,44 @@ def main(*words: str) -> int:
         return LATER
     for name, value in variables(images):
         print(f"{name}={value}", flush=True)  # noqa: T201 - what this is for
+    waits = record and record.importing and (record.pyxis or record.sources == {PYXIS})
+    return PYXIS_WAITS if now and waits else 0
+
+
+def _tell_all(job: Job, config: Config) -> int:
+    """Tell on stderr how far the imports for *job* are, until stdin is closed."""
+    poll, pause = select.poll(), _FIRST
+    poll.register(0, select.POLLIN)
+    while not poll.poll(pause * 1000):
+        found = [each for each in statuses(_caches(config), job.key) if each.step == PROLOG]
+        for status in {each.uri: each for each in sorted(found, key=lambda each: each.expected > 0)}.values():
+            _tell(f"{status.uri}: {status.text}")
+        pause = _NEXT
     return 0
+
+
+def _caches(config: Config) -> list[Path]:
+    return [*([Path(config.shared_cache)] if config.shared_cache else []), config.cache_path]
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"enroot-slurm: {text}", file=sys.stderr, flush=True)  # noqa: T201 - for people
+
+
+def reporter(
+    request: Request, job: Job, config: Config, step: str, *, tell: Callable[[str], None] | None = None
+) -> Reporter:
+    """What tells of the import of *request* for *step*, or of that for which it waits."""
+    from enroot_slurm.cache.directory import CacheDirectory  # noqa: PLC0415 - mostly there is nothing to tell
+
+    def look() -> Status | None:
+        found = [each for each in statuses(_caches(config), job.key) if each.step == PROLOG and each.is_of(request.uri)]
+        # Who knows how much there is, for this node's own prolog may wait for another one's.
+        return max(found, key=lambda each: (each.expected > 0, each.node == job.node), default=None)
+
+    place = CacheDirectory(config.cache_path, job=job.key)
+    return Reporter(place, job.node, step, request.uri, tell=tell, warn=_tell, look=look)
 
 
 def _noted(
@@ -147,9 +203,12 @@ def _noted(
 
 def _images(requests: list[Request], job: Job, config: Config, record: Record | None, *, now: bool) -> list[StepImage]:
     images = []
+    # One node tells for all: they wait for the same.
+    tell = None if now or os.environ.get("SLURM_NODEID", "0") != "0" else _tell
     for request in requests:
         try:
-            images.append(image_of(request, job, config, record, now=now))
+            with reporter(request, job, config, os.environ.get("SLURM_STEP_ID") or "batch", tell=tell) as progress:
+                images.append(image_of(request, job, config, record, now=now, progress=progress))
         except EnrootSlurmError as error:
             if policy.rule_of(error).fault == "user" or config.on_site_failure == "fail":
                 raise
@@ -161,7 +220,7 @@ def _images(requests: list[Request], job: Job, config: Config, record: Record | 
 def _requests_of(record: Record | None, job: Job, config: Config, *, now: bool) -> list[Request]:
     """What the job asked for.  Raises: what the prolog has noted about a text that is no request."""
     end = time.monotonic() + config.lock_timeout
-    while record and record.importing and not record.requests:
+    while record and record.importing and not record.requests and record.sources != {PYXIS}:
         if now:
             raise NotYet
         if time.monotonic() > end:
@@ -171,20 +230,30 @@ def _requests_of(record: Record | None, job: Job, config: Config, *, now: bool) 
     if record is None:
         return []
     for result in record.results:
-        if result.failure and not record.asks_for(Request(result.uri, result.arch)):
+        if result.failure and result.uri not in record.pyxis and not record.asks_for(Request(result.uri, result.arch)):
             raise result.failure.error()
-    return record.requests
+    # What came by pyxis' option is its importer's to wait for and to fail for: when our plug-in's turn comes, the task
+    # may be inside of the container already.
+    return [each for each in record.requests if each.uri not in record.pyxis or _is_there(record, each)]
 
 
-def _own_image(request: Request, job: Job, config: Config, *, now: bool, progress: Progress | None = None) -> StepImage:
+def _is_there(record: Record, request: Request) -> bool:
+    result = record.result(request)
+    return result is not None and not result.failure and os.access(result.path, os.R_OK)
+
+
+def _own_image(
+    request: Request, job: Job, config: Config, step: str, *, now: bool, progress: Progress | None = None
+) -> StepImage:
     from enroot_slurm.importing.to_cache import find_image  # noqa: PLC0415 - mostly the record says it
-    from enroot_slurm.slurm.leased import keep, leased_image  # noqa: PLC0415
+    from enroot_slurm.slurm.leased import keep, leased_image, mark  # noqa: PLC0415
 
+    mark(job, config)  # before there is anything that would have to be given back
     image = find_image(request.uri, arch=request.arch or None, config=config, job=job.key)
-    if image is None or not keep(image, job.key, job.node, config):
+    if image is None or not keep(image, job.key, job.node, config, step):
         if now:
             raise NotYet
-        image = leased_image(request, job.key, job.node, config, progress=progress)
+        image = leased_image(request, job.key, job.node, config, step=step, progress=progress)
     return StepImage(request.name, str(image.path), str(image.digest))
 
 
@@ -198,6 +267,6 @@ def _file(text: str) -> StepImage:
 
 if __name__ == "__main__":
     if len(sys.argv) > 3:
-        say(UsageError("expected [--now] [TEXT]"))
+        say(UsageError("expected [--now | --check | --tell] [TEXT]"))
         raise SystemExit(2)
     raise SystemExit(run_program(main, sys.argv[1:], say))

@@ -4,6 +4,7 @@
 -- runs is a program of its own, without a value that is the user's: only numbers, and paths that slurmctld has made.
 
 local PROGRAM = "@LIBEXECDIR@/stage-in"
+local MOST = 65536  -- characters that the program says
 local STATE = "@RUN_PATH@/stage-in"
 
 local function number(value)
@@ -20,13 +21,17 @@ end
 -- What the program prints; it says "ok" last if all is well, and else what is wrong.
 local function run(...)
   local pipe = io.popen(PROGRAM .. " " .. table.concat({...}, " ") .. " 2>&1 < /dev/null")
-  local said = pipe:read("*a")
+  local said = pipe:read(MOST) or ""
   pipe:close()
-  local before = ("\n" .. said):match("^(.*)\nok\n$")
-  if before then
-    return true, before:sub(2) .. "\n"
+  if ("\n" .. said):sub(-4) == "\nok\n" then
+    return true, said:sub(1, -4)
   end
-  return false, "enroot-slurm: " .. said:gsub("%s+$", "")
+  -- White space goes from the end; by a pattern, runs of it in the middle would be looked at again and again.
+  local last = #said
+  while last > 0 and said:find("^%s", last) do
+    last = last - 1
+  end
+  return false, "enroot-slurm: " .. said:sub(1, last)
 end
 
 local function result(good, said)

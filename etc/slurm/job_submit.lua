@@ -8,39 +8,49 @@
 
 -- Slurm 23.02 has a field of its own for such things: then write "extra", and the comment stays the user's.
 local ENROOT_SLURM_FIELD = "comment"
+local ENROOT_SLURM_LONGEST = 2100  -- characters of a line
+local ENROOT_SLURM_MOST = 32  -- images of a job
 
--- What is clearly wrong with a reference, or nil; the nodes have the last word.
+-- What is clearly wrong with a reference, or nil; the nodes, which have its whole grammar, have the last word. slurmctld
+-- waits: a pattern begins with ^, and what it looks at is short.
 local function enroot_slurm_wrong(reference)
   local rest = reference:gsub("^docker://", "")
-  if #reference > 2048 then
-    return "it is longer than 2048 characters"
-  elseif reference:match("^dockerd://") or rest:match("^podman://") then
-    return "this image is in a local daemon: push it to a registry"
-  elseif rest:match("://") then
-    return "it does not start with docker://"
-  elseif not rest:match("^[%w@#/:._~!%%=+,-]+$") or rest:match("^[-/]") then
+  if not rest:match("^[%w_%[][^%s%c]*$") then
     return "it is not a reference of an image"
-  elseif rest:match(":[^@/#]*@") and not rest:match("@sha256:%x+$") then
+  elseif rest:gsub("@sha256:%x+$", ""):match("^[^:/#]*:.*@") then
     return "a login must not hold a password, which everyone could see"
-  elseif rest:match("[/#]$") then
+  elseif rest:match("^[^/#]*[/#]$") then
     return "the image is missing after the registry"
   end
   return nil
 end
 
 function enroot_slurm_submit(job_desc)
-  local found = {}
-  for line in ((job_desc.script or "") .. "\n"):gmatch("([^\n]*)\n") do
-    local words = line:match("^#ENROOT%s+(.-)%s*$")
-    if words then
-      local reference = words:match("^image=(%S+)$")
-      local why = not reference and "expected one word, image=REFERENCE" or enroot_slurm_wrong(reference)
+  local found, script, at = {}, job_desc.script or "", 1
+  while at <= #script do
+    local stop = script:find("\n", at, true) or #script + 1
+    local line = script:sub(at, math.min(stop - 1, at + ENROOT_SLURM_LONGEST))
+    at = stop + 1
+    if line:match("^#ENROOT%s") or line == "#ENROOT" then
+      -- The reference in its place, then nothing but white space.
+      local reference, rest = line:match("^#ENROOT%s+image=(%S+)()")
+      local why = nil
+      if #line > ENROOT_SLURM_LONGEST then
+        why = "the line is longer than " .. ENROOT_SLURM_LONGEST .. " characters"
+      elseif not reference or line:find("%S", rest) then
+        why = "expected one word, image=REFERENCE"
+      elseif #found == ENROOT_SLURM_MOST then
+        why = "more than " .. ENROOT_SLURM_MOST .. " images"
+      else
+        why = enroot_slurm_wrong(reference)
+      end
       if why then
-        slurm.log_user("enroot-slurm: %s: %s", line:gsub(":[^@/#]*@", ":***@"), why)
+        local shown = #line > ENROOT_SLURM_LONGEST and "#ENROOT" or line:gsub("^(#ENROOT%s+).*@", "%1***@"):sub(1, 200)
+        slurm.log_user("enroot-slurm: %s: %s", shown, why)
         return slurm.ERROR
       end
       found[#found + 1] = "enroot:" .. reference
-    elseif line:match("%S") and not line:match("^%s*#") then
+    elseif not line:match("^%s*#") and line:match("%S") then
       break
     end
   end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -28,7 +29,7 @@ def test_shared(failures, kind):
     assert "was told so 0 s ago" in error.hint
 
 
-@pytest.mark.parametrize("kind", ["StorageError", "NetworkError", "ConversionError", "ConfigError"])
+@pytest.mark.parametrize("kind", ["StorageError", "ConversionError", "ConfigError"])
 def test_not_shared(failures, kind):
     """What may be this node's or this user's trouble is not."""
     failures.note(getattr(errors, kind)("something"))
@@ -84,3 +85,55 @@ def test_control_characters(failures):
     error = failures.last().error()
     assert "\x1b" not in str(error)
     assert "\n" not in error.hint
+
+
+def test_what_depends_on_credentials(tmp_path):
+    """A refusal counts as long as the credentials are those that it was met with; damage does, whatever they are."""
+    place = CacheDirectory(tmp_path / "cache")
+    for kind, counts in {
+        "AccessDenied": False,
+        "NotFound": False,
+        "RateLimited": False,
+        "IntegrityError": True,
+    }.items():
+        Failures(place, kind, lambda: "first").note(getattr(errors, kind)("x"))
+        assert Failures(place, kind, lambda: "first").last(60) is not None
+        assert (Failures(place, kind, lambda: "second").last(60) is not None) is counts
+
+
+def test_a_registry_that_does_not_answer(failures):
+    """Others learn of it, for some seconds; the process that has met it tries again when it wants to."""
+    failures.note(errors.NetworkError("no answer"))
+    assert failures.last(60) is None
+    edit(failures, pid=os.getpid() + 1)
+    assert type(failures.last(60).error()) is errors.NetworkError
+    assert failures.last(0) is None
+    edit(failures, time=time.time() - 6)
+    assert failures.last(60) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": 7},
+        {"kind": "Interrupted"},
+        {"message": None},
+        {"hint": ["x"]},
+        {"host": {}},
+        {"pid": True},
+        {"time": "now"},
+        {"time": float("nan")},
+        {"time": True},
+        {"credentials": 0},
+    ],
+)
+def test_a_record_that_somebody_has_written(failures, changes):
+    """What is not of its form is no failure, and no traceback."""
+    failures.note(errors.NotFound("x"))
+    edit(failures, **changes)
+    assert failures.last(60) is None
+
+
+def edit(failures, **changes):
+    fields = {**json.loads(failures._path.read_text()), **changes}
+    failures._path.write_text(json.dumps(fields))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from support.cache import FilledCache, files_of, set_age
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.job_tags import read_resolved, write_resolved
 from enroot_slurm.cache.last_use import used
-from enroot_slurm.cache.leases import Leases, lease_key
+from enroot_slurm.cache.leases import Leases, lease_key, open_to_visitors
 from enroot_slurm.errors import UsageError
+from enroot_slurm.housekeeping.inventory import inventory
 from enroot_slurm.oci.digest import Digest
 
 
@@ -70,6 +73,52 @@ def test_what_a_job_has_resolved_goes_with_its_last_lease(cache, image, leases):
     assert read_resolved(cache.root, "7.0", "0" * 32, {os.geteuid()}) == digest
     leases.release("7.0", "n2")
     assert os.listdir(cache.root / "jobs") == []
+
+
+def test_the_lease_of_a_step(cache, image, leases):
+    """Steps on one node have a lease each, beside the job's; all end with the job on that node."""
+    paths = [leases.lease(image, "7.0", "n1", step) for step in ("", "0", "batch")]
+    leases.lease(image, "7.0", "n2", "0")
+    assert len(set(paths)) == 3
+    assert sorted((lease.node, lease.step) for lease in leases.all()) == [
+        ("n1", ""),
+        ("n1", "0"),
+        ("n1", "batch"),
+        ("n2", "0"),
+    ]
+    paths[1].unlink()
+    assert leases.release("7.0", "n1") == 2
+    assert [(lease.node, lease.step) for lease in leases.all()] == [("n2", "0")]
+
+
+def test_visitors(cache, image, leases):
+    """Who can only read the site's cache leases there as well; nobody lists or removes what others have left."""
+    open_to_visitors(CacheDirectory(cache.root, public=True))
+    directory = cache.root / "visitors"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o1733
+    for _ in range(2):
+        path = leases.visit(image, "7.0", "n1", "0")
+    (directory / f"8.0~n1.{'0' * 32}.lease").write_text(path.read_text())  # another image's name
+    (directory / "9.0~n1.lease").write_text("{}")
+    assert held(leases) == [("7.0", "n1", image.name)]
+    assert [item.leases[0].job for item in inventory(cache.root).items if item.leases] == ["7.0"]
+    assert leases.release("7.0", "n2") == 0
+    assert leases.release("7.0", "n1") == 1
+    assert held(leases) == []
+    image.unlink()
+    with pytest.raises(FileNotFoundError):
+        leases.visit(image, "7.0", "n1")
+
+
+def test_nodes_that_end_together(cache, image):
+    """Each removes its own lease and then looks: the last one finds none, whoever looked first."""
+    for number in range(40):
+        job = f"{number}.0"
+        for node in range(4):
+            Leases(cache.root).lease(image, job, f"n{node}")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda node, job=job: Leases(cache.root).release(job, f"n{node}"), range(4)))
+        assert not (cache.root / "jobs" / job).exists()
 
 
 def test_a_job_without_leases_is_released_as_well(cache, leases):

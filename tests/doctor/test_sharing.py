@@ -147,7 +147,9 @@ def test_a_member_that_hangs(root, traces, monkeypatch) -> None:
         os.kill(team._processes[1].pid, signal.SIGSTOP)
         with pytest.raises(WorkerFailed, match="do not answer in time"):
             list(check_team(team, traces, "cache", locks=True))
-    assert [process.returncode for process in team._processes] == [0, -signal.SIGKILL]
+    ended, hung = (process.returncode for process in team._processes)
+    assert ended in {0, -signal.SIGKILL}  # if the machine is busy, it needs longer than that to end by itself
+    assert hung == -signal.SIGKILL
 
 
 def test_members_that_do_not_start(root, traces) -> None:

@@ -24,7 +24,8 @@ from support.tools import require_root, require_tools
 from support.tree import read_tree
 
 from enroot_slurm import Config, find_image, get_image
-from enroot_slurm.errors import UnsupportedImage
+from enroot_slurm.errors import AccessDenied, NetworkError, UnsupportedImage
+from enroot_slurm.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -532,6 +533,57 @@ def test_failures_are_shared(faulty, config, import_environment) -> None:
     time.sleep(0.2)
     serve(faulty, image(1), tag="nonsense")
     assert get_image(uri, config=short, job="9.0").size
+
+
+def test_credentials_that_are_mended(faulty, config, import_environment) -> None:
+    """A refusal is not remembered beyond the change of the file that its hint is about."""
+    uri = serve(faulty, image())
+    for method in ("GET", "HEAD"):
+        faulty.fault("/manifests/", method=method, status=401)
+    requests = set()
+    for number in (1, 2, 3):
+        with pytest.raises(AccessDenied):
+            get_image(uri, config=config, job=f"{number}.0")
+        requests.add(len(faulty.requests))
+    assert len(requests) == 1
+    faulty.heal()
+    config.config_path.mkdir(parents=True, exist_ok=True)
+    (config.config_path / ".credentials").write_text("machine registry.example login u password p\n")
+    assert get_image(uri, config=config, job="4.0").path.exists()
+
+
+def test_a_registry_that_is_down(faulty, import_environment) -> None:
+    """What a tag led to last is offered, and taken with a warning if the site wants that; by tag_ttl without asking."""
+    uri = serve(faulty, image())
+    config = load(import_environment, transfer_retries=0, failure_ttl=0)
+    made = get_image(uri, config=config)
+    requests = len(faulty.requests)
+    assert get_image(uri, config=config._replace(tag_ttl=60.0)).path == made.path
+    assert get_image(uri, config=config._replace(tag_ttl=60.0), job="1.0").path == made.path
+    assert get_image(uri, config=config, job="1.0").path == made.path  # what a job has got stays its answer
+    assert len(faulty.requests) == requests
+    for method in ("GET", "HEAD"):
+        faulty.fault("/v2/", method=method, status=503)
+    with pytest.raises(NetworkError) as caught:
+        get_image(uri, config=config, job="2.0")
+    assert f"@{made.digest}, or set stale_tags: yes" in caught.value.hint
+    told = Told()
+    assert get_image(uri, config=config._replace(stale_tags=True), job="3.0", progress=told).path == made.path
+    assert "using what" in told.warnings[0]
+    made.path.unlink()
+    with pytest.raises(NetworkError) as caught:
+        get_image(uri, config=config._replace(stale_tags=True))
+    assert "stale_tags" not in caught.value.hint
+
+
+class Told(Progress):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def test_a_failure_is_every_waiters(faulty, import_environment, tmp_path) -> None:

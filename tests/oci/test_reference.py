@@ -130,8 +130,15 @@ def test_logins_and_digests(uri, user, name, target):
 
 def test_lost_images_are_suspected():
     """What is left of REGISTRY#IMAGE behind sbatch's comment sign is recognised as such."""
-    assert Reference.parse("docker://nvcr.io").looks_cut
-    assert Reference.parse("docker://localhost:5000").looks_cut
+    for text in ("nvcr.io", "127.0.0.1:5000", "localhost", "localhost:5000"):
+        reference = Reference.parse(f"docker://{text}")
+        assert reference.looks_cut
+        with pytest.raises(InvalidReference, match="a registry without an image") as caught:
+            reference.checked()
+        assert f"  {text}\n" in str(caught.value)
+        assert "#SBATCH" in caught.value.hint
+    assert Reference.parse("docker://postgres:16").looks_cut
+    assert Reference.parse("docker://postgres:16").checked().tag == "16"
     assert not Reference.parse("docker://ubuntu:jammy").looks_cut
     assert not Reference.parse("docker://reg.io/a.b").looks_cut
 

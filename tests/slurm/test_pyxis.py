@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +30,13 @@ CAT = "/bin/cat /etc/test"
 @pytest.fixture(scope="module")
 def running_site(make_site, start_cluster, installation) -> Iterator[Site]:
     site = make_site()
-    (site.directory / "run").mkdir()
+    (site.directory / "run/steps").mkdir(parents=True)
+    (site.directory / "run/steps").chmod(0o1733)  # as etc/tmpfiles.d has it
     files = installation.slurm_files("burst_buffer.lua", "burst_buffer.conf")
     with pyxis_standin() as pyxis:
-        files["plugstack.conf"] = f"required {pyxis} importer={installation.libexec}/pyxis-importer\n"
+        # Our plug-in in the wrong place, behind pyxis: what comes by pyxis' option must not depend on it.
+        ours = (installation.etc / "slurm/plugstack.conf.d/enroot-slurm.conf").read_text()
+        files["plugstack.conf"] = f"required {pyxis} importer={installation.libexec}/pyxis-importer\n{ours}"
         yield site.start(
             start_cluster,
             nodes=2,
@@ -51,7 +53,7 @@ def site(running_site: Site, alice: User) -> Iterator[Site]:
     yield running_site
     running_site.check_clean()
     own = alice.home / ".cache/enroot"
-    assert [str(file) for pattern in ("*.tmp", "pyxis-*") for file in own.rglob(pattern)] == []
+    assert [str(file) for pattern in ("*.tmp", "import-*") for file in own.rglob(pattern)] == []
     shutil.rmtree(own, ignore_errors=True)
 
 
@@ -106,7 +108,7 @@ def hooks(site: Site, alice: User) -> Iterator[Callable[[int, str], None]]:
 
 
 def status_files(alice: User) -> list[Path]:
-    return list((alice.home / ".cache/enroot").glob("jobs/*/pyxis-*.json"))
+    return list((alice.home / ".cache/enroot").glob("jobs/*/import-*.json"))
 
 
 # By the driver: what pyxis promises, and what it asks for.
@@ -144,13 +146,63 @@ def test_without_a_prolog(site, alice, push, image, registry, make_importer) -> 
     assert list(site.cache.rglob("*.sqsh")) == []
 
 
-def test_release(push, image, make_importer) -> None:
-    """It may come twice, alone, or after a step that was killed: the path lives, and nothing complains."""
-    importer = make_importer(1003, "0")
+def test_release(alice, push, image, make_importer) -> None:
+    """It may come twice, alone, or after a step that was killed: the path lives, and nothing complains.
+
+    The first call leaves the lease, for a container may be mounted from the file; the second one ends it alone.
+    """
+    importer, other = make_importer(1003, "0"), make_importer(1003, "1")
     assert importer.release() == (0, "", "")
     path = Path(importer.get(push(image)).line)
+    assert other.get(push(image)).line == str(path)
+    leases = (alice.home / ".cache/enroot/jobs/1003.0").glob
+    assert importer.release() == (0, "", "")
+    assert len(list(leases("*.lease"))) == 2
+    assert importer.release() == (0, "", "")
+    assert [file.name.split(".")[0] for file in leases("*.lease")] == ["n1~1"]
     assert [importer.release() for _ in range(2)] == [(0, "", "")] * 2
+    assert len(list(leases("*.lease"))) == 1
     assert path.is_file()
+
+
+def test_a_step_that_finds_the_image_in_the_sites_cache(site, alice, push, image, make_importer, hooks) -> None:
+    """It leases it there, as a visitor: who removes images learns of the job, until the step's second release."""
+    uri = push(image)
+    hooks(1009, uri)  # brings it there, for another job
+    importer = make_importer(1010, "0")
+    assert Path(importer.get(uri).line).is_relative_to(site.cache)
+    [visit] = (site.cache / "visitors").iterdir()
+    assert visit.name.startswith("1010.0~n1~0.")
+    assert visit.stat().st_uid == alice.uid
+    importer.release()
+    assert visit.exists()
+    importer.release()
+    assert not visit.exists()
+
+
+def test_steps_without_a_prolog_leave_nothing(site, alice, push, image) -> None:
+    """What srun --container-image inside of a job has leased ends with it, in both caches."""
+    uri, other = push(image), push(Image([*image.layers, Layer().file("etc/test", b"another\n")]))
+    site.cluster.run("srun", f"--container-image={uri}", "cat", "/etc/test", user=alice)
+    script = f"""#!/bin/sh
+srun --container-image={other} cat /etc/test
+srun --container-image={uri} cat /etc/test
+srun --overlap --container-image={uri} sleep 100 &
+srun --overlap --container-image={other} sleep 100 &
+sleep 1
+touch ready
+wait
+"""
+    job = site.cluster.submit(script, user=alice)
+    wait_for((alice.home / "ready").exists)
+    (alice.home / "ready").unlink()
+    own = alice.home / ".cache/enroot/jobs"
+    wait_for(lambda: len(list(own.glob("*/*.lease"))) == 1)
+    wait_for(lambda: len(list((site.cache / "visitors").iterdir())) == 1)
+    site.cluster.cancel(job)
+    site.cluster.wait_job(job)
+    wait_for(lambda: list(own.iterdir()) == list((site.cache / "visitors").iterdir()) == [])
+    assert not list((site.directory / "run/steps").iterdir())
 
 
 def test_a_killed_step(alice, slow, make_importer) -> None:
@@ -197,10 +249,8 @@ def test_sigterm(site, alice, slow, make_importer, hooks, waiting) -> None:
     wait_for(lambda: registry.count("/blobs/"))
     if waiting:
         wait_for(lambda: any("waiting for the prolog" in f.read_text() for f in status_files(alice)))
-    begin = time.monotonic()
     call.process.send_signal(signal.SIGTERM)
-    said = call.end()
-    assert time.monotonic() - begin < 5
+    said = call.end()  # though the registry still stalls
     assert (said.status, said.line) == (128 + signal.SIGTERM, "")
     assert status_files(alice) == []
     assert [line for line in site.cluster.processes().values() if "slurm.pyxis" in line] == []
@@ -334,15 +384,36 @@ def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
         assert LINE not in text
 
 
+def test_an_import_that_outlives_the_deadline(site, alice, slow) -> None:
+    """The importer waits for it; our plug-in, whose task is inside of the container by then, does not."""
+    registry, uri, go = slow
+    process = site.cluster.start("srun", "-N2", "-n4", f"--container-image={uri}", "cat", "/etc/test", user=alice)
+    wait_for(lambda: sum("slurm.pyxis get" in line for line in site.cluster.processes().values()) == 2)
+    go.set()
+    assert process.communicate(timeout=60) == (f"{LINE}\n" * 4, "")
+    assert process.returncode == 0
+    assert registry.count("/blobs/") == 2
+
+
+def test_our_option_behind_pyxis(site, alice, slow) -> None:
+    """What our plug-in itself has to wait for then fails, with the reason."""
+    other = slow.uri + "-other"
+    words = [f"--container-image={slow.uri}", f"--enroot-image={other}"]
+    process = site.cluster.start("srun", *words, "cat", "/etc/test", user=alice)
+    wait_for(lambda: any("slurm.pyxis get" in line for line in site.cluster.processes().values()))
+    slow.go.set()
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (78, "")
+    assert "is the line of enroot-slurm behind that of pyxis?" in said
+
+
 def test_scancel_while_it_waits(site, alice, slow) -> None:
     """A job whose step waits for its image is gone within KillWait, and so are all processes."""
     registry, uri, _ = slow
     site.cluster.start("srun", "-N2", f"--container-image={uri}", "cat", "/etc/test", user=alice)
     wait_for(lambda: any("slurm.pyxis get" in line for line in site.cluster.processes().values()))
     job = int(site.cluster.run("squeue", "--noheader", "--format=%A").stdout)
-    begin = time.monotonic()
     site.cluster.run("scancel", job, user=alice)
     site.cluster.wait_job(job)
-    wait_for(lambda: site.cluster.processes() == {})
-    assert time.monotonic() - begin < 10
+    wait_for(lambda: site.cluster.processes() == {})  # though the registry still stalls
     assert registry.count("/blobs/") <= 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import site
@@ -35,17 +34,11 @@ class Installation(NamedTuple):
         base = next(p for p in (Path(sys.executable).resolve(), Path("/usr/bin/python3")) if _is_open(p))
         subprocess.run([base, "-m", "venv", "--without-pip", made.directory / "python"], check=True)
         [packages] = (made.directory / "python/lib").glob("python3*/site-packages")
-        libraries = [each for each in map(Path, site.getsitepackages()) if each.is_dir()]
-        paths = []
-        for number, source in enumerate([CHECKOUT, *libraries]):
-            if _is_open(source):
-                paths.append(source)
-            else:
-                names = ["enroot_slurm"] if source == CHECKOUT else list(_names(source))
-                paths.append(made.directory / f"packages{number}")
-                for name in names:
-                    shutil.copytree(source / name, paths[-1] / name)
-        (packages / "tests.pth").write_text("".join(f"{path}\n" for path in paths))
+        # Copies: clusters hide directories such as /tmp, where the checkout may be, and users may not be let into it.
+        shutil.copytree(CHECKOUT / "enroot_slurm", packages / "enroot_slurm")
+        for library in map(Path, site.getsitepackages()):
+            for name in _names(library):
+                shutil.copytree(library / name, packages / name, dirs_exist_ok=True)
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHON": str(made.python),
@@ -123,5 +116,5 @@ def _names(libraries: Path) -> Iterator[str]:
         "filelock",
     ]
     for name in wanted:
-        if importlib.util.find_spec(name) and (libraries / name).is_dir():
+        if (libraries / name).is_dir():
             yield name

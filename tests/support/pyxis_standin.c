@@ -191,7 +191,7 @@ static int make_container(spank_t sp)
 	}
 	if (step >= LAST_STEP)
 		return 0; /* a batch script stays outside */
-	snprintf(made->root, sizeof(made->root), "/tmp/pyxis-standin.XXXXXX");
+	snprintf(made->root, sizeof(made->root), "/var/tmp/pyxis-standin.XXXXXX");
 	if (!mkdtemp(made->root) ||
 	    run((char *[]){"unsquashfs", "-f", "-quiet", "-no-progress", "-d", made->root, made->file, NULL}, NULL, 0))
 		return -1;

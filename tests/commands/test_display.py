@@ -19,7 +19,8 @@ from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
 from support.tools import require_tools
 
-from enroot_slurm.progress import Display, Progress, size_text
+from enroot_slurm.commands.display import Display
+from enroot_slurm.progress import Progress, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
