@@ -18,7 +18,7 @@ _IMPORT = """\
 Import the container image URI as a squashfs image for enroot and pyxis.
 
 URI is docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]; a '/' after the registry does as well as '#', and
-needs no quoting in an #SBATCH line. Credentials are read from $ENROOT_CONFIG_PATH/.credentials (netrc).
+needs no quoting in an #SBATCH line. Logins are those of $ENROOT_CONFIG_PATH/.credentials, of docker and of podman.
 """
 
 _GET = """\
@@ -52,7 +52,13 @@ def add_commands(commands: Commands) -> None:
         description=_GET,
     )
     getting.add_argument("--json", action="store_true", help="print what is known of the image, as JSON")
-    commands.add("digest", _digest, "print the digest of an image's manifest for a platform", parents=[commands.image])
+    digest = commands.add(
+        "digest", _digest, "print the digest of an image's manifest for a platform", parents=[commands.image]
+    )
+    for command in (importing, getting, digest):
+        command.add_argument(
+            "--authfile", metavar="FILE", type=Path, help="read logins from this file of docker or podman only"
+        )
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -65,7 +71,7 @@ def _import(options: argparse.Namespace) -> int:
             options.uri,
             output=options.output,
             arch=options.arch,
-            config=Config.load(overrides={"layer_cache": options.layer_cache}),
+            config=Config.load(overrides={"layer_cache": options.layer_cache, "auth_file": options.authfile}),
             force=options.force,
             progress=told,
         )
@@ -84,7 +90,7 @@ def _get(options: argparse.Namespace) -> int:
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     with progress(options) as told:
-        image = get_in_job(options.uri, options.arch, Config.load(), told)
+        image = get_in_job(options.uri, options.arch, Config.load(overrides={"auth_file": options.authfile}), told)
     if options.json:
         import json  # noqa: PLC0415
 
@@ -96,8 +102,10 @@ def _get(options: argparse.Namespace) -> int:
 
 def _digest(options: argparse.Namespace) -> int:
     from enroot_slurm.importing.to_file import resolve_digest  # noqa: PLC0415
+    from enroot_slurm.settings.config import Config  # noqa: PLC0415
 
+    config = Config.load(overrides={"auth_file": options.authfile})
     with progress(options) as told:
-        digest = resolve_digest(options.uri, arch=options.arch, progress=told)
+        digest = resolve_digest(options.uri, arch=options.arch, config=config, progress=told)
     print(digest)
     return 0

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
 from enroot_slurm.errors import ConfigError, EnrootSlurmError
 from enroot_slurm.housekeeping.keeper import limits_of
-from enroot_slurm.importing.logins import auth_paths, netrc_path, node_local
+from enroot_slurm.importing.logins import auth_paths, netrc_path, node_local, read_auths
 from enroot_slurm.registry.credentials import read_logins
 from enroot_slurm.registry.helpers import needs_desktop
 from enroot_slurm.settings.config import SITE_FILE, Config
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from enroot_slurm.doctor.finding import Finding
+    from enroot_slurm.registry.credentials import LoginFile
 
 __all__ = ["check_credentials", "check_settings", "load"]
 
@@ -89,24 +91,24 @@ def check_credentials(config: Config) -> Iterator[Finding]:
     """The files with the user's logins; their secrets stay in them."""
     found = False
     if "netrc" in config.credential_sources:
-        file = netrc_path(config)
-        found = yield from _logins(file, config, required=False)
+        file, commands = netrc_path(config), config.credential_commands
+        found = yield from _logins(file, partial(read_logins, file, run_commands=commands))
     if "docker" in config.credential_sources:
         for each in auth_paths(config):
             if each.doubt:
                 yield warning("settings.credentials", each.doubt, "Unset it, or log in on this node.")
             else:
-                found |= yield from _logins(each.path, config, required=bool(each.why), bare=each.bare)
+                found |= yield from _logins(each.path, partial(read_auths, each, config))
     if not found:
         yield skipped(
             "settings.credentials", f"there is no {netrc_path(config)}: everything is asked for without a login"
         )
 
 
-def _logins(file: Path, config: Config, *, required: bool, bare: bool = False) -> Generator[Finding, None, bool]:
+def _logins(file: Path, read: Callable[[], LoginFile | None]) -> Generator[Finding, None, bool]:
     """What there is to say about one *file*; whether it is there."""
     try:
-        logins = read_logins(file, run_commands=config.credential_commands, required=required, bare=bare)
+        logins = read()
     except EnrootSlurmError as wrong:
         yield error("settings.credentials", str(wrong), wrong.hint or "docs/credentials.md has the form of the file.")
         return True

@@ -1,22 +1,29 @@
-"""Whether a registry lets this user in, and by which credentials: those that an import would use."""
+"""Whether a registry lets this user in, and by which login: that which an import would use, or a new one."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.errors import InvalidReference, printable
+from enroot_slurm.errors import AccessDenied, InvalidReference, printable
+from enroot_slurm.importing.login_lines import line_of
+from enroot_slurm.importing.logins import netrc_path, node_local
 from enroot_slurm.importing.lookup import Lookup
 from enroot_slurm.importing.resolution import open_repository
 from enroot_slurm.oci.reference import DOCKER_HUB, DOCKER_HUB_NAMES, Reference
+from enroot_slurm.registry.credentials import Credentials
+from enroot_slurm.registry.helpers import needs_desktop
+from enroot_slurm.registry.netrc_file import NetrcFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enroot_slurm.registry.client import Access
+    from enroot_slurm.registry.secret import Secret
     from enroot_slurm.settings.config import Config
 
-__all__ = ["Checked", "check_access", "parse_registry"]
+__all__ = ["Checked", "check_access", "parse_registry", "try_login"]
 
 _ALONE = re.compile(r"(?:docker://)?((?:[^@/#]*@)?[^@/#]+)[/#]?", re.ASCII)
 
@@ -33,6 +40,19 @@ class Checked(NamedTuple):
     def name(self) -> str:
         """The registry, or the repository with it."""
         return "/".join(part for part in (self.reference.registry, self.reference.repository) if part)
+
+    @property
+    def doubt(self) -> str:
+        """Why jobs may not have the login that was found; or empty."""
+        place = self.access.source or self.access.unasked
+        if not place or self.site:
+            return ""
+        if node_local(Path(place.partition(" (")[0])):
+            return f"{place} is on this node only, and only while you are logged in: jobs will not see it"
+        helper = place.partition("docker-credential-")[2].rstrip(")")
+        if needs_desktop(helper):
+            return f"docker-credential-{helper} needs a desktop or an agent, which jobs lack"
+        return ""
 
     @property
     def refused(self) -> bool:
@@ -61,8 +81,26 @@ def parse_registry(text: str) -> Reference:
 def check_access(reference: Reference, config: Config, warn: Callable[[str], None]) -> Checked:
     """Ask the registry of *reference* (see `parse_registry`) whether it lets this user in.
 
-    Raises: NotFound, AccessDenied, NetworkError; ConfigError, when the credentials can't be read; StorageError.
+    Raises: NotFound, AccessDenied, NetworkError; StorageError.
     """
     public = Lookup.of("docker://x", None, config, strict=False).own.public
     with open_repository(reference, config, warn, public=public) as repository:
         return Checked(reference, repository.check(), public)
+
+
+def try_login(reference: Reference, login: str, secret: Secret, config: Config, warn: Callable[[str], None]) -> Checked:
+    """Ask the registry of *reference* whether it takes *login* and *secret*.
+
+    Raises: NotFound, AccessDenied, NetworkError.
+    """
+    line = line_of(reference.registry, login, secret)
+    credentials = Credentials([lambda: NetrcFile(line, "the new login")], name=str(netrc_path(config)))
+    hint = "Check both. Many registries want a token in place of the password."
+    with open_repository(reference, config, warn, public=False, credentials=credentials) as repository:
+        try:
+            checked = Checked(reference, repository.check(), site=False)
+        except AccessDenied as error:
+            raise AccessDenied(error.message.replace("the new login:1", "the new login"), hint=hint) from None
+    if checked.refused:
+        raise AccessDenied(checked.access.problem.replace("the new login:1", "the new login"), hint=hint)
+    return checked

@@ -28,10 +28,10 @@ from enroot_slurm.settings.expansion import Variables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from enroot_slurm.registry.credentials import Source
+    from enroot_slurm.registry.credentials import LoginFile, Source
     from enroot_slurm.settings.config import Config
 
-__all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local", "state_of_logins"]
+__all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local", "read_auths", "state_of_logins"]
 
 _VARIABLE = "DOCKER_AUTH_CONFIG"
 _STATE_LENGTH = 32
@@ -105,6 +105,15 @@ def node_local(path: Path) -> bool:
     return path.is_relative_to("/run") or bool(runtime and path.is_relative_to(runtime))
 
 
+def read_auths(each: AuthPath, config: Config) -> LoginFile | None:
+    """What is in the file of *each*; None if it is not there, and need not be.
+
+    Raises: ConfigError, StorageError.
+    """
+    commands = config.credential_commands
+    return read_logins(each.path, run_commands=commands, docker=True, bare=each.bare, required=bool(each.why))
+
+
 def _usual(environ: Mapping[str, str]) -> Iterator[AuthPath]:
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
     doubt = ""
@@ -132,4 +141,4 @@ def _read(each: AuthPath, config: Config, warn: Callable[[str], None]) -> Source
     if each.doubt:
         warn(each.doubt)
         return None
-    return read_logins(each.path, run_commands=config.credential_commands, bare=each.bare, required=bool(each.why))
+    return read_auths(each, config)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
+    from enroot_slurm.registry.credentials import Credentials
     from enroot_slurm.settings.config import Config
 
 __all__ = ["Resolution", "open_repository"]
@@ -183,9 +184,16 @@ class Resolution:
         )
 
 
-def open_repository(reference: Reference, config: Config, warn: Callable[[str], None], *, public: bool) -> Repository:
-    """The repository of *reference*, with the logins that count: the site's if what comes is to be *public*."""
-    credentials = credentials_of(reference.repository, config, warn, public=public)
+def open_repository(
+    reference: Reference,
+    config: Config,
+    warn: Callable[[str], None],
+    *,
+    public: bool,
+    credentials: Credentials | None = None,
+) -> Repository:
+    """The repository of *reference*, with *credentials*, or those that count: the site's if all is to be *public*."""
+    credentials = credentials or credentials_of(reference.repository, config, warn, public=public)
     transport = Transport(
         connect_timeout=config.connect_timeout,
         transfer_timeout=config.transfer_timeout,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.registry.netrc_file import Candidate
 
-__all__ = ["Credential", "Credentials", "Secret", "Source", "read_logins"]
+__all__ = ["Credential", "Credentials", "LoginFile", "Secret", "Source", "read_logins"]
 
 _MAX_NETRC = 64 << 10
 _MAX_FILE = 1 << 20
@@ -152,9 +152,15 @@ class Credentials:
 
 
 def read_logins(
-    path: Path, *, run_commands: bool, strict: bool = False, bare: bool = False, required: bool = False
-) -> _File | None:
-    """The logins in the file *path*, in netrc's or in Docker's form; None if there is no such file.
+    path: Path,
+    *,
+    run_commands: bool,
+    strict: bool = False,
+    docker: bool = False,
+    bare: bool = False,
+    required: bool = False,
+) -> LoginFile | None:
+    """The logins in the file *path*, in netrc's or (always, with *docker*) Docker's form; None if it is not there.
 
     *run_commands*: whether passwords of the form ``$(COMMAND)`` and ``$NAME``, and helpers, may be evaluated.  Even so
     they are not when someone else could have written them.  *strict*: see `NetrcFile`; *bare*: see `AuthFile`.
@@ -170,7 +176,7 @@ def read_logins(
         raise ConfigError(f"{path}: the credentials can't be read: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{path}: not a regular file")
-    is_netrc = not bare and content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"
+    is_netrc = not docker and content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"
     limit = _MAX_NETRC if is_netrc else _MAX_FILE
     if len(content) > limit:
         raise ConfigError(f"{path}: larger than {limit >> 10} KiB")
@@ -180,17 +186,18 @@ def read_logins(
     doubts, why = _judge(path, uid, mode)
     if is_netrc:
         commands = why if run_commands else "commands in credentials are off"
-        return _File(NetrcFile(text, str(path), no_commands=commands, strict=strict), doubts)
+        return LoginFile(NetrcFile(text, str(path), no_commands=commands, strict=strict), doubts)
     helpers = why if run_commands else "credential helpers are off"
-    return _File(AuthFile(text, str(path), no_helpers=helpers, bare=bare), doubts)
+    return LoginFile(AuthFile(text, str(path), no_helpers=helpers, bare=bare), doubts)
 
 
-class _File:
+class LoginFile:
     """What is in a file, and what is doubtful about the file itself."""
 
     def __init__(self, content: NetrcFile | AuthFile, doubts: tuple[str, ...]) -> None:
         self.candidates = content.candidates
         self.doubts = doubts
+        """What is doubtful about its owner and mode."""
         self.warnings = (*doubts, *content.warnings)
         self.helpers = content.helpers if isinstance(content, AuthFile) else ()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from enroot_slurm.errors import AccessDenied, ConfigError
+from enroot_slurm.errors import AccessDenied, ConfigError, StorageError
 from enroot_slurm.oci.reference import DOCKER_HUB
 from enroot_slurm.registry import helpers, programs
 from enroot_slurm.registry.auth_file import AuthFile
@@ -372,6 +372,25 @@ def test_what_is_not_needed_is_not_read() -> None:
         assert asked == ["a", "b"]
     assert not credentials.has("z")
     assert asked == ["a", "b", "c"]
+
+
+def test_a_home_that_hangs() -> None:
+    """It is waited for once: no other source is tried, and the search ends with a warning."""
+    asked: list[str] = []
+
+    def hang() -> AuthFile:
+        asked.append("hangs")
+        raise StorageError("the file system has not answered for 20 seconds")
+
+    def never() -> AuthFile:
+        raise AssertionError
+
+    warnings: list[str] = []
+    credentials = Credentials([hang, never], warn=warnings.append)
+    assert credentials.find("h") is None
+    assert not credentials.has("h")
+    assert asked == ["hangs"]
+    assert warnings == ["the file system has not answered for 20 seconds: logins are not looked for any further"]
 
 
 def test_tokens_for_a_registry_alone() -> None:

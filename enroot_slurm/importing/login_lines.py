@@ -1,0 +1,112 @@
+"""The user's own lines of logins: one is put into ``.credentials``, or taken out, and all else in it stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from enroot_slurm.errors import ConfigError, StorageError, shortage
+from enroot_slurm.oci.reference import DOCKER_HUB
+from enroot_slurm.registry import netrc
+from enroot_slurm.registry.names import one_name
+from enroot_slurm.system.slow_files import read_file
+
+if TYPE_CHECKING:
+    from enroot_slurm.registry.secret import Secret
+
+__all__ = ["line_of", "put_line", "take_lines"]
+
+_MAX_FILE = 64 << 10
+
+
+def line_of(registry: str, login: str, secret: Secret) -> str:
+    """The line for a login: enroot finds it, too, unless the registry has a port."""
+    # enroot lets curl look for the host that it sends a login to.
+    machine = "auth.docker.io" if registry == DOCKER_HUB else registry
+    words = netrc.quoted(machine), netrc.quoted(login), netrc.quoted(secret.reveal(), password=True)
+    return "machine {} login {} password {}".format(*words)
+
+
+def put_line(file: Path, registry: str, login: str, secret: Secret) -> bool:
+    """Put a login into *file*, in place of the one that the same registry and login have; whether there was one.
+
+    Raises: ConfigError, when the file can't be understood; StorageError, when it can't be written.
+    """
+    text = _read(file)
+    entries = _entries(text, file, registry, login)
+    line = line_of(registry, login, secret)
+    if entries:
+        for entry in reversed(entries[1:]):
+            text = _without(text, entry)
+        text = text[: entries[0].start] + line + text[entries[0].end :]
+    else:
+        text += ("\n" if text and not text.endswith("\n") else "") + line + "\n"
+    _write(file, text)
+    return bool(entries)
+
+
+def take_lines(file: Path, registry: str, login: str = "") -> int:
+    """Take the logins for *registry* (only *login*, if that is not empty) out of *file*; how many there were.
+
+    Raises: ConfigError, when the file can't be understood; StorageError, when it can't be written.
+    """
+    text = _read(file)
+    entries = _entries(text, file, registry, login)
+    for entry in reversed(entries):
+        text = _without(text, entry)
+    if entries:
+        _write(file, text)
+    return len(entries)
+
+
+def _entries(text: str, file: Path, registry: str, login: str) -> list[netrc.MachineEntry]:
+    return [
+        entry
+        for entry in netrc.parse(text, str(file))
+        if entry.machine and one_name(entry.machine) == one_name(registry) and login in {"", entry.login}
+    ]
+
+
+def _without(text: str, entry: netrc.MachineEntry) -> str:
+    """*text* without *entry*, and without what it leaves empty of its lines."""
+    before, after = text[: entry.start], text[entry.end :]
+    rest = after.lstrip(" \t\r")
+    if before.endswith("\n") or before in {"", "\ufeff"}:
+        after = rest.removeprefix("\n") if rest.startswith("\n") or not rest else after.lstrip(" \t")
+    return before + after
+
+
+def _read(file: Path) -> str:
+    try:
+        content = read_file(file, _MAX_FILE).content
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StorageError(f"{file}: can't be read: {error.strerror}") from None
+    if len(content) > _MAX_FILE:
+        raise ConfigError(f"{file}: larger than {_MAX_FILE >> 10} KiB")
+    if content.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{" or b"\0" in content:
+        raise ConfigError(f"{file}: not in netrc's form, so no line can be put into it or taken out")
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _write(file: Path, text: str) -> None:
+    """Give *file* the content *text*, in one step; readable by nobody else.  A symbolic link stays one."""
+    target = Path(os.path.realpath(file))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+            stream.flush()
+            os.fsync(descriptor)
+        temporary.rename(target)
+    except OSError as error:
+        raise StorageError(f"{file}: can't be written: {shortage(error) or error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
