@@ -3,7 +3,7 @@
 It reads lines ``WHO OP ARGUMENT...`` from its standard input, where WHO is its own number or ``*``, and answers each
 with a line of JSON.  It ends with its input.
 
-    hello MARKER        who and where it is, and whether it sees the file MARKER
+    hello MARKER        who and where it is, its site's settings, and whether it sees the file MARKER
     clock               its ``time``, in seconds since 1970
     hold NAME           take the lock NAME and keep it: ``held``
     attempt NAME        take the lock NAME and give it back: ``held``
@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.errors import EnrootSlurmError
+from enroot_slurm.settings.config import Config
 from enroot_slurm.system.privilege import Identity, fork
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "site_settings"]
 
 _PAUSE = 0.005  # seconds between two looks
 _MAX_CONTENT = 256
@@ -67,7 +68,7 @@ def _answer(hand: _Hand, commands: BinaryIO, answers: Any) -> None:
                 said: dict[str, Any] = getattr(hand, op)(*arguments)
             except OSError as error:
                 said = {"error": f"{os.strerror(error.errno or 0)}: {error.filename or hand.place.root}"}
-            answers.write(json.dumps({"who": hand.number, "op": op, **said}).encode() + b"\n")
+            answers.write(json.dumps({**hand.myself, "op": op, **said}).encode() + b"\n")
 
 
 class _Hand:
@@ -81,12 +82,11 @@ class _Hand:
         self._held = held
 
     def hello(self, marker: str) -> dict[str, Any]:
-        return {
-            **self.myself,
-            "version": __version__,
-            "uid": os.geteuid(),
-            "sees": (self.place.root / marker).exists(),
-        }
+        try:
+            sees = (self.place.root / marker).exists()
+        except PermissionError:  # this user is another one here
+            sees = False
+        return {"version": __version__, "uid": os.geteuid(), "sees": sees, "settings": site_settings()}
 
     def clock(self) -> dict[str, Any]:
         return {"time": time.time()}
@@ -117,6 +117,15 @@ class _Hand:
             if content is not None or waited >= float(seconds):
                 return {"content": content, "seconds": waited}
             time.sleep(_PAUSE)
+
+
+def site_settings() -> dict[str, str]:
+    """What hooks on this node have by the site's file, by key; or why that is wrong, as ``problems``."""
+    try:
+        config = Config.load(trusted=True)
+    except EnrootSlurmError as error:
+        return {"problems": str(error)}
+    return {row.key: row.value for row in config.rows() if config.origins[row.key] != "default"}
 
 
 def _self(number: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.doctor.finding import OK, error, ok, warning
+from enroot_slurm.doctor.probe import site_settings
+from enroot_slurm.settings.config import SITE_FILE
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def check_nodes(team: Team, uid: int) -> Iterator[Finding]:
                 f"on {member.node} the user has the number {said['uid']}, but the cache belongs to {uid}",
                 "Give the user the same number on all nodes.",
             )
+    yield from _settings(team.members)
     times = [said["time"] for said in team.ask(team.members, "clock").values()]  # now that all have started
     if (skew := max(times) - min(times)) > _SKEW:
         yield warning("nodes.clock", f"the nodes' clocks differ by up to {skew:.0f} s", "Run an NTP client on each.")
@@ -107,6 +110,23 @@ def check_nodes(team: Team, uid: int) -> Iterator[Finding]:
         )
     else:
         yield ok("nodes.shared", "all see the files that this machine has made")
+
+
+def _settings(members: Sequence[Member]) -> Iterator[Finding]:
+    """What the site's file says on the nodes, compared with this machine's."""
+    ours, differ = site_settings(), False
+    for member in members:
+        theirs = {str(key): str(value) for key, value in dict(member.said["settings"]).items()}
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key):
+                differ = True
+                yield warning(
+                    "nodes.settings",
+                    f"{key} is '{theirs.get(key, 'not set')}' on {member.node}, and '{ours.get(key, 'not set')}' here",
+                    f"Let all machines have the same {SITE_FILE}.",
+                )
+    if not differ:
+        yield ok("nodes.settings", f"the nodes have the settings of this machine's {SITE_FILE}")
 
 
 def check_team(team: Team, traces: Traces, group: str, *, locks: bool) -> Iterator[Finding]:

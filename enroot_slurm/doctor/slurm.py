@@ -67,9 +67,10 @@ def judge(conf: SlurmConf, config: Config) -> Iterator[Finding]:
         yield from _flags(conf, config)
         yield from _timeouts(conf, config)
         yield from _run_path(config)
-    for plugin in plugins:
-        if _OURS in plugin.file.name:
-            yield from _our_plugin(plugin, conf)
+    ours = [plugin for plugin in plugins if _OURS in plugin.file.name]
+    for plugin in ours:
+        yield from _our_plugin(plugin, conf)
+    yield from _lines(conf, plugins, ours, pyxis)
     if pyxis:
         yield from _pyxis(pyxis, plugins, conf)
     yield from _private(conf, config)
@@ -261,6 +262,24 @@ def _our_plugin(plugin: Plugin, conf: SlurmConf) -> Iterator[Finding]:
     helper = plugin.argument("helper")
     if helper and not os.access(helper, os.X_OK):
         yield error(check, f"the plug-in's helper {helper} [{plugin.where}] can't be run", "Run make install-slurm.")
+
+
+def _lines(conf: SlurmConf, plugins: list[Plugin], ours: list[Plugin], pyxis: Plugin | None) -> Iterator[Finding]:
+    """Whether plugstack.conf leads to our plug-in, before pyxis."""
+    installed = conf.plugstack.parent / "plugstack.conf.d/enroot-slurm.conf"
+    if not ours and installed.exists():
+        yield error(
+            "slurm.include",
+            f"{installed} is there, but {conf.plugstack} does not include it: there is no --enroot-image",
+            f"Write into {conf.plugstack}, above the line of pyxis: include {installed}",
+        )
+    if pyxis and ours and plugins.index(pyxis) < plugins.index(ours[0]):
+        yield error(
+            "slurm.plugin_order",
+            f"pyxis [{pyxis.where}] comes before enroot-slurm [{ours[0].where}], whose tasks are inside of the "
+            "container then: what they have to wait for fails",
+            "Let the line of enroot-slurm be above that of pyxis.",
+        )
 
 
 def _pyxis(pyxis: Plugin, plugins: list[Plugin], conf: SlurmConf) -> Iterator[Finding]:

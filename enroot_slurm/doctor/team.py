@@ -68,7 +68,10 @@ class Team:
             except OSError as error:
                 self._end()
                 raise ConversionError(
-                    f"{command[0]} can't be run: {error.strerror}", hint="It has to be in PATH."
+                    f"{command[0]} can't be run: {error.strerror}",
+                    hint="Slurm's srun has to be in PATH."
+                    if command[0] == "srun"
+                    else "All users have to be able to run it: see docs/slurm.md about make install-slurm.",
                 ) from None
             assert process.stdout is not None
             self._processes.append(process)

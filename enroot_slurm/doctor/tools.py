@@ -6,6 +6,8 @@ import gzip
 import importlib.util
 import platform
 import shutil
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
@@ -45,6 +47,23 @@ def check_tools(config: Config | None) -> Iterator[Finding]:
         path = shutil.which(program)
         check = f"tools.{program}"
         yield ok(check, f"{program} ({path})") if path else skipped(check, f"{program} is not installed here: {use}")
+    yield _fuse(Path("/dev/fuse"))
+
+
+def _fuse(device: Path) -> Finding:
+    """Whether users can open the *device* that squashfuse needs."""
+    check = "tools.fuse"
+    try:
+        mode = device.stat().st_mode
+    except OSError:
+        return skipped(check, f"there is no {device}: images are unpacked, not mounted")
+    if stat.S_ISCHR(mode) and mode & 0o006 == 0o006:
+        return ok(check, f"users can open {device}")
+    return warning(
+        check,
+        f"users can't open {device} (mode {stat.S_IMODE(mode):04o}): squashfuse does not work for them",
+        f"Run: chmod 0666 {device}, and see to it that udev does not take that back.",
+    )
 
 
 def _squash(config: Config) -> Iterator[Finding]:

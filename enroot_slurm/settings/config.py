@@ -39,7 +39,7 @@ SITE_FILE = Path("/etc/enroot-slurm/config.yaml")
 USER_FILE = Path("${XDG_CONFIG_HOME:-$HOME/.config}/enroot-slurm/config.yaml")
 """The user's file; ``ENROOT_SLURM_CONFIG`` names another one."""
 ENROOT_CONF = Path("/etc/enroot/enroot.conf")
-"""enroot's file; the directory ``enroot.conf.d`` is beside it."""
+"""enroot's file, if its program names no other place; the directory ``enroot.conf.d`` is beside it."""
 
 _MAX_FILE = 1 << 20
 _OBSOLETE = ("squash_memory",)
@@ -322,7 +322,9 @@ def _add_enroot_conf(
     variables = Variables(environ)
     entries: list[Assignment] = []
     wrong: list[tuple[str, Problem]] = []
-    contents = [(file, _content(file, problems, required=file != ENROOT_CONF))]
+    required = file != ENROOT_CONF
+    file = file if required else enroot_conf.conf_file(file, environ)
+    contents = [(file, _content(file, problems, required=required))]
     contents += [(f, _content(f, problems, required=True)) for f in sorted(file.parent.glob("enroot.conf.d/*.conf"))]
     for name, content in contents:
         found, unreadable = enroot_conf.read_entries(str(name), content or b"", variables)

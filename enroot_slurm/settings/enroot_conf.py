@@ -10,21 +10,43 @@ Sources: enroot.in (config::init, config::export, config::fini), conf/enroot.con
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import ConfigError
 from enroot_slurm.settings.schema import SETTINGS, Assignment, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from enroot_slurm.settings.expansion import Variables
 
-__all__ = ["read_entries"]
+__all__ = ["conf_file", "read_entries"]
 
 _LINE = re.compile(r"[ \t]*([A-Za-z_]+)[ \t=]+(.*)", re.ASCII)
 _NAME = re.compile(r"ENROOT_[A-Z_]+|SSL_CERT_(?:DIR|FILE)|(?:all|no|http|https)_proxy", re.ASCII)
+_SYSCONF = re.compile(rb"ENROOT_SYSCONF_PATH[^\n/]{0,60}(/[A-Za-z0-9_./-]+)")
+_MAX_SCRIPT = 64 << 10
 _SETTINGS = {setting.variable: setting for setting in SETTINGS.values()}
+
+
+def conf_file(default: Path, environ: Mapping[str, str]) -> Path:
+    """The enroot.conf that ``enroot`` itself would read: its script says where that was when it was built.
+
+    *default* is that of the packages; a build from source has /usr/local/etc/enroot.  Source: enroot.in.
+    """
+    directory = environ.get("ENROOT_SYSCONF_PATH", "")
+    program = shutil.which("enroot", path=environ.get("PATH", os.defpath))
+    if not directory and program:
+        with contextlib.suppress(OSError), open(program, "rb") as script:  # noqa: PTH123 - no Path is needed for it
+            match = _SYSCONF.search(script.read(_MAX_SCRIPT))
+            directory = match[1].decode() if match else ""
+    return Path(directory, default.name) if directory.startswith("/") else default
 
 
 def read_entries(name: str, content: bytes, variables: Variables) -> tuple[list[Assignment], list[tuple[str, Problem]]]:

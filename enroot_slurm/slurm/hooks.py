@@ -195,10 +195,12 @@ def _work(task: _Task, *, shared: bool) -> int:
     """What a worker does: each request that has no result yet."""
     from enroot_slurm.cache.directory import CacheDirectory  # noqa: PLC0415 - root has no use for any of these
     from enroot_slurm.slurm.leased import leased_image  # noqa: PLC0415
+    from enroot_slurm.slurm.limits import Limits  # noqa: PLC0415
     from enroot_slurm.slurm.status import PROLOG, Reporter  # noqa: PLC0415
 
     job, record = task.job, task.record
     config = _config_of_worker(task.config, shared=shared)
+    limits = Limits(config)
     place, patience = CacheDirectory(config.cache_path, public=shared, job=job.key), config.site_failure_wait
     (requests, pyxis), status = _requests(task), 0
     record.ask(requests, pyxis)
@@ -209,20 +211,35 @@ def _work(task: _Task, *, shared: bool) -> int:
             with Reporter(place, job.node, PROLOG, request.uri) as progress:
                 image = leased_image(request, job.key, job.node, config, patience=patience, progress=progress)
             result = Result(*request, path=str(image.path), digest=str(image.digest), size=image.size)
-        except EnrootSlurmError as error:
+        except Exception as caught:  # noqa: BLE001 - the steps are to know
+            error = limits.explain(caught) or _told(caught)
             rule = policy.rule_of(error)
-            log("image", WARNING, job=job.key, uri=request.uri, fault=rule.fault, error=error)
+            failure = Failure.of(error)
+            if rule.fault == "node" and not _is_faulty(config):
+                failure = failure._replace(fault="user")  # an image of our own can be made: this one is to blame
+            log("image", WARNING, job=job.key, uri=request.uri, fault=failure.fault, error=error)
+            limits.renew()
             if shared and rule.prolog == policy.NEXT:
                 status = _LEFT
                 continue
-            status = status or (_NODE if rule.fault == "node" else 0)
-            result = Result(*request, failure=Failure.of(error))
-        except Exception as error:  # noqa: BLE001 - the steps are to know
-            told = f"unexpected {type(error).__name__} in the prolog's worker: {error}"
-            log("image", ERROR, job=job.key, uri=request.uri, error=told)
-            result = Result(*request, failure=Failure.of(WorkerFailed(told)))
+            status = status or (_NODE if failure.fault == "node" else 0)
+            result = Result(*request, failure=failure)
         record.add(result)
     return status
+
+
+def _told(error: Exception) -> EnrootSlurmError:
+    """*error* for the steps, which may be a mistake of ours."""
+    if isinstance(error, EnrootSlurmError):
+        return error
+    return WorkerFailed(f"unexpected {type(error).__name__} in the prolog's worker: {error}")
+
+
+def _is_faulty(config: Config) -> bool:
+    """Whether this node can't even make an image of our own."""
+    from enroot_slurm.importing.probe import converts  # noqa: PLC0415 - seldom needed
+
+    return not converts(config)
 
 
 def _config_of_worker(config: Config, *, shared: bool) -> Config:

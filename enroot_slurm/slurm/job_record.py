@@ -26,6 +26,7 @@ from enroot_slurm.slurm.request import Request
 from enroot_slurm.system.publish import beside, draft
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from enroot_slurm.slurm.job import Job
@@ -142,8 +143,10 @@ class Record(NamedTuple):
                 record = record._with(json.loads(line))
         return record
 
-    def _with(self, fields: dict[str, Any]) -> Record:
+    def _with(self, fields: object) -> Record:
         """This record with one more line.  Raises: ValueError, TypeError, LookupError."""
+        if not isinstance(fields, dict):
+            raise TypeError("not of its form")
         if "sources" in fields:
             return self._replace(sources=_texts(fields["sources"]))
         if "requests" in fields:
@@ -173,9 +176,9 @@ class Writer(NamedTuple):
         """Say where the job asked."""
         self._append({"sources": sources})
 
-    def ask(self, requests: list[Request], pyxis: list[str]) -> None:
+    def ask(self, requests: Sequence[Request], pyxis: Sequence[str] = ()) -> None:
         """Say what is asked for, and which URIs or wrong texts of these came by pyxis' option alone."""
-        self._append({"requests": [request._asdict() for request in requests], "pyxis": pyxis})
+        self._append({"requests": [request._asdict() for request in requests], "pyxis": list(pyxis)})
 
     def add(self, result: Result) -> None:
         """Append *result*."""
@@ -199,8 +202,10 @@ class Writer(NamedTuple):
         os.write(self.descriptor, json.dumps(fields).encode() + b"\n")
 
 
-def _result(fields: dict[str, Any]) -> Result:
+def _result(fields: object) -> Result:
     """The result that a line has.  Raises: ValueError, TypeError, LookupError."""
+    if not isinstance(fields, dict):
+        raise TypeError("not of its form")
     fields = dict(fields)
     failure, size = fields.pop("failure", None), fields.pop("size", 0)
     texts: dict[str, Any] = _checked(fields, ("uri", "arch", "name", "path", "digest"))
@@ -210,15 +215,15 @@ def _result(fields: dict[str, Any]) -> Result:
         if not texts.get("path", "").startswith("/") or "\0" in texts["path"]:
             raise ValueError("no path")
         return Result(**texts, size=size)
-    code = failure.pop("exit_code")
-    if type(code) is not int:
-        raise TypeError("no exit status")
-    return Result(**texts, size=size, failure=Failure(**_checked(failure, Failure._fields), exit_code=code))
+    if not isinstance(failure, dict) or type(code := failure.get("exit_code")) is not int:
+        raise TypeError("no failure")
+    words = _checked({name: text for name, text in failure.items() if name != "exit_code"}, Failure._fields)
+    return Result(**texts, size=size, failure=Failure(**words, exit_code=code))
 
 
-def _checked(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+def _checked(fields: object, names: tuple[str, ...]) -> dict[str, str]:
     """*fields*, if they are texts and have such *names*.  Raises: ValueError, TypeError."""
-    if not all(name in names and type(value) is str for name, value in fields.items()):
+    if not isinstance(fields, dict) or not all(name in names and type(value) is str for name, value in fields.items()):
         raise ValueError("not of its form")
     return dict(fields)
 

@@ -122,7 +122,8 @@ def fork(
 
     def answer(pipe: int) -> int:
         status = function()
-        os.write(pipe, bytes([status]))
+        with suppress(BrokenPipeError):  # nobody waits any more
+            os.write(pipe, bytes([status]))
         return status
 
     return _fork(answer, identity, keep, detached=detached)
@@ -197,6 +198,7 @@ def _live(
 
             where = traceback.extract_tb(error.__traceback__)[-1]
             told = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            syslog.openlog("enroot-slurm", syslog.LOG_PID, syslog.LOG_DAEMON)
             syslog.syslog(syslog.LOG_ERR, f"event=crash error={printable(told, 800)!r}")
     finally:
         os._exit(status)

@@ -129,6 +129,20 @@ def test_another_user_number(root, traces) -> None:
     assert {finding.status for finding in findings if finding.check == "nodes.user"} == {"error"}
 
 
+def test_settings_that_differ(root, traces, monkeypatch) -> None:
+    """What the site's file says on a node and here is compared, key by key."""
+    with Team.here(root) as team:
+        team.greet(traces.marker)
+        first, second = team.members
+        first.said["settings"] = {"max_imports": "2"}
+        second.said["settings"] = {"max_imports": "3", "locks": "no"}
+        monkeypatch.setattr(sharing, "site_settings", lambda: {"max_imports": "2"})
+        findings = [each for each in check_nodes(team, os.geteuid()) if each.check == "nodes.settings"]
+    assert [each.status for each in findings] == ["warning"] * 2
+    assert "locks is 'no'" in findings[0].message
+    assert "max_imports is '3'" in findings[1].message
+
+
 def test_a_member_that_dies(root, traces) -> None:
     """It is told, not waited for."""
     with Team.here(root) as team:

@@ -29,9 +29,11 @@ class Cluster:
         self.importer.write_text("#!/bin/sh\n")
         self.importer.chmod(0o755)
         (directory / "run").mkdir(mode=0o755)
-        self.plugstack(
-            f"required {directory}/spank_pyxis.so importer={self.importer}", f"optional {self.plugin(22, 5)}"
+        self.lines = (
+            f"optional {self.plugin(22, 5)}",
+            f"required {directory}/spank_pyxis.so importer={self.importer}",
         )
+        self.plugstack(*self.lines)
 
     def hook(self, name: str, mode: int = 0o755) -> Path:
         file = self.directory / f"{name}.d" / "50-enroot-slurm"
@@ -128,6 +130,27 @@ def test_a_mistake(cluster, changes, settings, check, status, said) -> None:
     finding = cluster.complaint(settings=settings, **changes)
     assert (finding.check, finding.status) == (f"slurm.{check}", status)
     assert said in finding.message
+
+
+def test_pyxis_before_our_plugin(cluster) -> None:
+    """Our tasks would be inside of the container: an error, with both lines."""
+    cluster.plugstack(*reversed(cluster.lines))
+    finding = cluster.complaint()
+    assert (finding.check, finding.status) == ("slurm.plugin_order", "error")
+    assert "plugstack.conf:1" in finding.message
+    assert "plugstack.conf:2" in finding.message
+
+
+def test_our_line_is_not_included(cluster) -> None:
+    """What make install-slurm has put there, plugstack.conf does not lead to: an error, with the line to write."""
+    cluster.plugstack(cluster.lines[1])
+    (cluster.directory / "plugstack.conf.d").mkdir()
+    (cluster.directory / "plugstack.conf.d/enroot-slurm.conf").write_text(f"{cluster.lines[0]}\n")
+    finding = cluster.complaint()
+    assert (finding.check, finding.status) == ("slurm.include", "error")
+    assert "include " in finding.hint
+    cluster.plugstack("include plugstack.conf.d/*.conf", cluster.lines[1])
+    assert {each.status for each in cluster.judge()} == {"ok"}
 
 
 @pytest.mark.parametrize("name", ["Prolog", "Epilog"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
-from support.tools import require_tools
+from support.tools import require_root, require_tools
 
+from enroot_slurm.doctor import tools
 from enroot_slurm.doctor.tools import check_tools
 from enroot_slurm.settings.config import Config
 
@@ -84,3 +86,15 @@ def test_no_settings() -> None:
     checks = {finding.check for finding in check_tools(None)}
     assert "tools.unsquashfs" in checks
     assert "tools.squash_options" not in checks
+
+
+def test_fuse_that_users_cannot_open(tmp_path):
+    """A device that is there for root alone keeps squashfuse from users; one that is missing is no mistake."""
+    device = tmp_path / "fuse"
+    assert tools._fuse(device).status == "skipped"
+    require_root("devices are made")
+    os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    assert tools._fuse(device).status == "warning"
+    assert f"chmod 0666 {device}" in tools._fuse(device).hint
+    device.chmod(0o666)
+    assert tools._fuse(device).status == "ok"

@@ -452,13 +452,12 @@ def test_waiting_says_for_whom(stalled, import_environment, tmp_path) -> None:
 def test_a_dead_worker_is_replaced_at_once(signum, stalled, faulty, import_environment, cache, tmp_path) -> None:
     """When the worker dies, a waiter takes over, and reuses the blobs that were complete."""
     uri, worker, _ = stalled()
-    with Running("get", uri, environment=import_environment, log=tmp_path / "second") as waiting:
+    environment = {**import_environment, "ENROOT_SLURM_WORKER_TIMEOUT": "3600"}  # which is not waited for
+    with Running("get", uri, environment=environment, log=tmp_path / "second") as waiting:
         waiting.wait_until_says("waiting for ")
-        began = time.monotonic()
         worker.process.send_signal(signum)
         worker.wait()
         assert waiting.wait() == 0, waiting.said
-        assert time.monotonic() - began < 15  # not the worker timeout of 30 s
     digests = [blob.digest for blob in image(1, 2, size=3 * MEGABYTE).blobs()]
     assert [faulty.count(digest) for digest in digests] == [2, 1]
     assert len(images_of(cache)) == 1

@@ -598,3 +598,25 @@ def test_reference_has_every_setting():
     text = (ROOT / "docs/configuration.md").read_text()
     for key, setting in SETTINGS.items():
         assert f"| `{key}` | `{setting.variable}` |" in text
+
+
+def test_where_enroot_looks(tmp_path):
+    """A build from source has its settings elsewhere: what its script says counts, or the variable that it takes."""
+    for number, line in enumerate(
+        [
+            'export ENROOT_SYSCONF_PATH="${ENROOT_SYSCONF_PATH:-DIR}"',
+            'export ENROOT_SYSCONF_PATH="${ENROOT_SYSCONF_PATH-DIR}"',
+            "readonly ENROOT_SYSCONF_PATH=DIR",
+        ]
+    ):
+        etc, bin_ = tmp_path / f"etc{number}", tmp_path / f"bin{number}"
+        etc.mkdir()
+        bin_.mkdir()
+        (bin_ / "enroot").write_text(f"#!/usr/bin/env bash\n{line.replace('DIR', str(etc))}\n")
+        (bin_ / "enroot").chmod(0o755)
+        (etc / "enroot.conf").write_text(f"ENROOT_MAX_CONNECTIONS {number + 1}\n")
+        environ = {"HOME": "/h", "PATH": str(bin_)}
+        assert Config.load(environ=environ, site_file=None, user_file=None).max_connections == number + 1
+    environ["ENROOT_SYSCONF_PATH"] = str(tmp_path / "etc0")
+    assert Config.load(environ=environ, site_file=None, user_file=None).max_connections == 1
+    assert Config.load(environ={"HOME": "/h", "PATH": ""}, site_file=None, user_file=None).max_connections == 10

