@@ -3,6 +3,8 @@
 #
 #   PREFIX=/opt/enroot-slurm    where the program gets an environment of its own (on each node, or shared)
 #   PYTHON=                     an interpreter that has the package already; then nothing is put into PREFIX
+#   BASE=                       the interpreter for the environment in PREFIX: the first python3 on PATH, /usr/bin/python3
+#                               or a newer python3.N that all users can run
 #   SYSCONFDIR=/etc             settings: $SYSCONFDIR/enroot-slurm; Slurm's: $SYSCONFDIR/slurm
 #   LIBEXECDIR=/usr/libexec/enroot-slurm        programs that Slurm runs
 #   LIBDIR=/usr/lib/enroot-slurm                the SPANK plug-in
@@ -27,16 +29,50 @@ fill() {
     mv "$3.new" "$3"
 }
 
+# for_users COMMAND...: run it as a user without any rights, through a shell, as Slurm's programs are run.
+for_users() {
+    if [ "$(id -u)" = 0 ]; then
+        (cd / && setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all sh -c '"$@"' sh "$@")
+    else
+        "$@"
+    fi
+}
+
+# usable PYTHON: whether all users can run this interpreter, and it is new enough.
+usable() {
+    for_users "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null
+}
+
 if [ -z "${PYTHON-}" ]; then
-    python3 -m venv "$prefix"
-    "$python" -m pip install -q --disable-pip-version-check --upgrade .
+    # What an earlier run left is made anew if users can't run it: its interpreter may be below /root.
+    [ ! -e "$prefix/bin/python3" ] || usable "$prefix/bin/python3" || clear=--clear
+    base= refused=
+    for each in ${BASE:-"$(command -v python3 || :)" /usr/bin/python3 /usr/bin/python3.1[1-9]}; do
+        [ -x "$each" ] || continue
+        each=$(readlink -f "$each")
+        if usable "$each"; then
+            base=$each
+            break
+        fi
+        refused="$refused $each"
+    done
+    if [ -z "$base" ]; then
+        echo "No Python 3.11 or later was found that all users can run;${refused:+ not these:$refused.}" \
+            "Install one, or name it: BASE=/usr/bin/python3.11." >&2
+        exit 1
+    fi
+    [ -z "$refused" ] || echo "Users can't run$refused: $base is taken." >&2
+    "$base" -m venv ${clear-} "$prefix"
+    chmod 755 "$prefix"
+    (umask 022 && "$python" -m pip install -q --disable-pip-version-check --upgrade .)
     mkdir -p "${DESTDIR-}/usr/local/bin"
     ln -sf "$prefix/bin/enroot-slurm" "${DESTDIR-}/usr/local/bin/enroot-slurm"
 fi
-check='import enroot_slurm.slurm.hooks'
+check='import enroot_slurm.slurm.hooks, enroot_slurm.slurm.step, enroot_slurm.slurm.pyxis, enroot_slurm.importing.to_file'
 "$python" -I -c "$check"
-if [ "$(id -u)" = 0 ] && ! setpriv --reuid=65534 --regid=65534 --clear-groups "$python" -I -c "$check" 2> /dev/null; then
-    echo "Users can't run $python, so that no image would be imported: use a python3 and a PREFIX that all can read." >&2
+if ! for_users "$python" -I -c "$check" 2> /dev/null; then
+    echo "Users can't run $python ($(readlink -f "$python")), so that no image would be imported:" \
+        "use a Python and a PREFIX that all can read." >&2
     exit 1
 fi
 
@@ -51,9 +87,13 @@ for program in etc/slurm/libexec/*; do
     fill "$program" 755 "${DESTDIR-}$libexec/${program##*/}"
 done
 # What a site has of its own stays: docs/slurm.md says how to merge.
+ours='^-- Stage-in of images with enroot-slurm\|^-- A batch script.s line "#ENROOT image=REF" becomes the job.s comment'
 for file in burst_buffer.lua burst_buffer.conf job_submit.lua; do
-    if [ ! -e "$etc/slurm/$file" ] || head -n 1 "$etc/slurm/$file" | grep -q '^-- Stage-in of images with enroot-slurm'; then
+    if [ ! -e "$etc/slurm/$file" ] || head -n 1 "$etc/slurm/$file" | grep -q "$ours"; then
+        # The one line of it that sites are told to change.
+        field=$(sed -n 's/^local ENROOT_SLURM_FIELD = "\([a-z]*\)".*/\1/p' "$etc/slurm/$file" 2> /dev/null || :)
         fill "etc/slurm/$file" 644 "$etc/slurm/$file"
+        [ -z "$field" ] || sed -i "s/^local ENROOT_SLURM_FIELD = .*/local ENROOT_SLURM_FIELD = \"$field\"/" "$etc/slurm/$file"
     fi
 done
 if [ "$plugin" = no ]; then

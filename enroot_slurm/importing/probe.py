@@ -14,8 +14,9 @@ from enroot_slurm.importing.conversion import Conversion
 from enroot_slurm.importing.layer_streams import Layer
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Descriptor
-from enroot_slurm.progress import Silent
+from enroot_slurm.progress import Progress
 from enroot_slurm.rootfs.entrypoint import RcLayer
+from enroot_slurm.system.publish import draft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +53,10 @@ def converts(config: Config) -> bool:
             config=config._replace(cache_path=directory),
             store=store,
             download=download,
-            progress=Silent(),
+            progress=Progress(),
         )
-        conversion.run(directory / "image.sqsh")
+        with draft(directory / "image.sqsh", mode=0o600) as image:
+            conversion.run(image)
     except Exception:  # noqa: BLE001 - whatever it is, no image of a user has caused it
         return False
     finally:

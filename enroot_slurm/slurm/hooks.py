@@ -32,13 +32,12 @@ from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Failure, Result, Writer, prepare_directory
 from enroot_slurm.slurm.leased import is_marked
 from enroot_slurm.slurm.log import ERROR, WARNING, log
-from enroot_slurm.slurm.request import PYXIS, Request, asked_in, parse_words
+from enroot_slurm.slurm.request import PYXIS, Asked, Request, asked_in, parse_words
 from enroot_slurm.system.privilege import Identity, fork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from enroot_slurm.slurm.request import Asked
     from enroot_slurm.system.privilege import Child
 
 __all__ = ["SNAPSHOT", "epilog", "main", "prolog"]
@@ -68,15 +67,24 @@ def main(hook: str) -> int:
     return 0
 
 
-def prolog(job: Job, *, environ: Mapping[str, str] | None = None, config: Config | None = None) -> int:
+def prolog(
+    job: Job,
+    *,
+    images: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+    config: Config | None = None,
+) -> int:
     """Get the images that *job* asks for in *environ* (by default the process's); the status to exit with.
 
+    *images* are more of them, in the words of an ``#ENROOT`` line: ``docker://REGISTRY/IMAGE:TAG name=NAME``.
+
     It returns when they are there, or after ``prolog_deadline`` seconds; then the import goes on.  Only root may call
-    it.  Raises: EnrootSlurmError, OSError: the prolog exits 0 all the same.
+    it.  `record` has what became of them.  Raises: EnrootSlurmError, OSError: the prolog exits 0 all the same.
     """
     begin = time.monotonic()
     config = config or Config.load(trusted=True, snapshot=SNAPSHOT)
-    asked = asked_in(os.environ if environ is None else environ, comments=config.comment_requests)
+    asked = [Asked("site", text) for text in images]
+    asked += asked_in(os.environ if environ is None else environ, comments=config.comment_requests)
     staged = _staged(job, config)
     if not asked and staged is None:
         return 0

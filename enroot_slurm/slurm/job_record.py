@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from enroot_slurm.settings.config import Config
     from enroot_slurm.slurm.job import Job
 
-__all__ = ["Failure", "Record", "Result", "Writer", "prepare_directory", "record_path"]
+__all__ = ["Failure", "Record", "Result", "Writer", "prepare_directory", "record", "record_path"]
 
 _MAX_RECORD = 1 << 20
 _POLL = 0.05  # seconds
@@ -153,6 +154,21 @@ class Record(NamedTuple):
             requests = [Request(**_checked(each, Request._fields)) for each in fields["requests"]]
             return self._replace(requests=requests, pyxis=_texts(fields.get("pyxis", [])))
         return self._replace(results=[*self.results, _result(fields)])
+
+
+def record(job: Job, *, config: Config | None = None) -> Record | None:
+    """What this node knows about the images of *job*, for its user and for root; None if no prolog has worked for it.
+
+    `Record.results` has a `Result` for each image that is there (its ``path`` and ``digest``) or not (its ``failure``,
+    whose ``error()`` can be raised); ``importing`` says whether more will come.
+
+    Raises: ConfigError; StorageError, when it can't be read.
+    """
+    if config is None:
+        from enroot_slurm.settings.config import Config  # noqa: PLC0415 - steps have theirs already
+
+        config = Config.load(trusted=os.geteuid() == 0)
+    return Record.find(config.run_path, job.id, job.restart)
 
 
 class Writer(NamedTuple):

@@ -259,12 +259,17 @@ def _import(requests: Iterable[_Request], doors: Doors, get: _Get) -> _Images:
             f"{IMAGE_VARIABLE} can't tell the components' images apart",
             hint="Without a plug-in of Slurm for images, start a step for each image.",
         )
+    if len({r.text for r in requests if doors.option(r) == _PYXIS}) > 1:
+        raise UsageError(
+            f"pyxis takes one --{_PYXIS} for all components, and would refuse the second one",
+            hint="Start a step for each component, with its own image: srun --het-group=N.",
+        )
     return {key: get(*key) for key in dict.fromkeys((request.uri, request.arch) for request in requests) if key[0]}
 
 
 def _check_reference(request: _Request) -> None:
     try:
-        Reference.parse(request.uri)
+        Reference.parse(request.uri).checked()
     except InvalidReference as error:
         hint = error.hint
         if request.where and "$" in request.text:

@@ -63,6 +63,10 @@ NODE = "stage-in"
 """In whose name images are leased until the job ends."""
 _DEADLINE = 24 * 3600.0  # seconds; StageInTimeout of burst_buffer.conf ends it before
 _ASK_AGAIN = 24 * 3600.0  # seconds after which Slurm is asked whether it still knows a job
+_OTHER_DOOR = (
+    "Stage-in works as slurmctld's user here, who can't use your login: name the image by --container-image, "
+    "--enroot-image or --comment=enroot:REF, whichever this cluster has, in place of the #ENROOT line."
+)
 _MAX_SCRIPT = 8 << 20
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
@@ -101,7 +105,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
     if not shared or left:
         if os.geteuid():
             raise (
-                error_of(left)
+                error_of({**left, "hint": _OTHER_DOOR})
                 if left
                 else ConfigError(
                     "stage-in has no cache to import into",

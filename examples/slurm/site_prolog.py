@@ -12,22 +12,26 @@ import os
 import sys
 
 from enroot_slurm import EnrootSlurmError
-from enroot_slurm.slurm import Job, prolog
+from enroot_slurm.slurm import Job, prolog, record
 
-IMAGES = {"visualization": "docker://registry.example.com/site/paraview:5.13"}
+IMAGES = {"visualization": ["docker://registry.example.com/site/paraview:5.13"]}
 
 
 def main() -> int:
-    environ = dict(os.environ)
-    image = IMAGES.get(environ.get("SLURM_JOB_PARTITION", ""))
-    if image:
-        environ.setdefault("SPANK_ENROOT_IMAGE", image)  # as if the job had asked for it
+    """Get the images of the partition, and those that the job asks for; tell what is missing."""
+    images = IMAGES.get(os.environ.get("SLURM_JOB_PARTITION", ""), [])
     try:
-        return prolog(Job.from_environ(environ), environ=environ)
+        job = Job.from_environ(os.environ)
+        status = prolog(job, images=images)
+        known = record(job)
     except (EnrootSlurmError, OSError) as error:
         # Slurm logs it if a later script fails; and this one must not, for that would drain the node.
         print(f"site prolog: {error}", file=sys.stderr)
         return 0
+    for result in known.results if known else []:
+        if result.failure:
+            print(f"site prolog: {result.uri}: {result.failure.message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

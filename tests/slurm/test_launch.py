@@ -469,20 +469,29 @@ def test_srun_of_components(plain, run, image) -> None:
 
 
 def test_srun_gets_the_signals(cluster, alice, image, run, path) -> None:
-    """It has taken the place of our process; nothing that Python ignores is ignored in it."""
+    """It has taken the place of our process, and signals end it."""
     run("srun", f"--container-image={image}", "sh", "-c", ":")
     words = ["enroot-slurm", "srun", f"--container-image={image}", "sh", "-c", "echo up; exec sleep 60"]
     environment = {"PATH": path, "ENROOT_ALLOW_HTTP": "yes"}
     process = cluster.start(*words, user=alice, environment=environment)
     assert process.stdout.readline() == "up\n"
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    assert "Name:\tsrun" in status
-    assert int(re.search(r"SigIgn:\t(\w+)", status)[1], 16) & (1 << 12) == 0  # SIGPIPE
+    assert "Name:\tsrun" in Path(f"/proc/{process.pid}/status").read_text()
     process.terminate()
     assert process.wait(20) != 0
     process.communicate()
     wait_for(lambda: not cluster.run("squeue", "-h").stdout)
     assert cluster.sinfo_reasons() == ""
+
+
+def test_srun_ignores_nothing_for_us(cluster, run, image, path) -> None:
+    """What Python ignores is not ignored in the program that takes our place: here one that only tells that."""
+    directory = cluster.directory / "signals"
+    directory.mkdir()
+    program = directory / "srun"
+    program.write_text("#!/bin/sh\n[ $1 != --help ] || exec /usr/bin/srun --help\nexec grep SigIgn /proc/self/status\n")
+    program.chmod(0o755)
+    result = run("srun", f"--container-image={image}", "true", environment={"PATH": f"{directory}:{path}"})
+    assert int(result.stdout.split()[1], 16) & (1 << 12 | 1 << 24) == 0  # SIGPIPE, SIGXFSZ
 
 
 def test_a_failed_import_starts_nothing(cluster, run, image) -> None:

@@ -391,6 +391,7 @@ def test_slurmctld_of_a_user(slurm_site, alice, push, image) -> None:
         wait_for(lambda: slurm_site.cluster.job(held)["Priority"] == "0")
         reason = slurm_site.cluster.run("squeue", "--noheader", f"--jobs={held}", "--format=%r").stdout
         assert "does not let us read app" in reason
+        assert "in place of the #ENROOT line" in reason
     slurm_site.check_clean()
 
 
