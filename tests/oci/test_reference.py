@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enroot_slurm.errors import InvalidReference
-from enroot_slurm.oci.reference import DOCKER_HUB, Reference
+from enroot_slurm.oci.reference import DOCKER_HUB, Reference, masked
 
 HEX = "ab" * 32
 
@@ -169,3 +169,27 @@ def test_any_text_is_read_or_refused(text):
             Reference.parse(uri)
         except InvalidReference:
             pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docker://user:CANARY@h.example/x",
+        "user:CANARY@h.example#x",
+        "enroot:docker://user:CANARY@h.example/x",
+        "docker://user:CAN/ARY#CANARY@CANARY@h.example/x",
+        "image=user:CANARY@h.example/x arch=arm64",
+        "docker://user:CANARY CANARY@h.example/x",
+        "docker://user@example.com:CANARY@h.example/x",
+        f"docker://user:CANARY@h.example/x@sha256:{HEX}",
+    ],
+)
+def test_passwords_are_masked(text):
+    """For logs and records, in what is no reference as well; the host stays."""
+    assert "CANARY" not in masked(text)
+    assert "***@h.example" in masked(text)
+
+
+@pytest.mark.parametrize("text", ["ubuntu:22.04", "docker://h.example:5000/x:1", f"docker://h/x@sha256:{HEX}", "", "@"])
+def test_what_has_no_password_stays(text):
+    assert masked(text) == text

@@ -278,6 +278,7 @@ def test_hostile_references(site, alice, text) -> None:
     [result] = [fields for fields in map(json.loads, out.stdout.splitlines()) if "uri" in fields]
     assert result["failure"]["fault"] == "user"
     assert out.stdout.isascii()
+    assert "secret" not in out.stdout
 
 
 # job_submit.lua.
