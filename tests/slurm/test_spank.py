@@ -84,6 +84,8 @@ def test_it_agrees_with_the_parser(check, vectors) -> None:
         ("user:secret@nvcr.io#nvidia/pytorch", "password"),
         ("/images/x.sqsh", "ok"),
         ("./x.sqsh", "ok"),
+        ("me@example.com@nvcr.io#nvidia/pytorch", "ok"),
+        (f"a/x@sha512:{'ab' * 64}", "ok"),
     ],
 )
 def test_what_it_says(check, reference, said) -> None:

@@ -76,10 +76,11 @@ static const char *wrong(const char *reference)
 		return NULL; /* a file */
 	if (!strncmp(name, "docker://", 9))
 		name += 9;
-	if (at && matches(at, "^@sha256:[0-9a-f]{64}$"))
+	/* A digest, right or wrong: the helper knows. */
+	if (at && matches(at, "^@(sha[0-9]+|md5):[^/]*$"))
 		at = memrchr(reference, '@', at - reference);
 	colon = at ? memchr(name, ':', at > name ? at - name : 0) : NULL;
-	if (colon && strncmp(at, "@sha256:", 8))
+	if (colon)
 		return "a login must not hold a password, which everyone could see: keep it in your .credentials file";
 	if (at)
 		name = at + 1;
