@@ -354,6 +354,18 @@ def test_hidden(faulty: Faulty, open_repository: Open, load: Load, auth: str, hi
     assert not repository.anonymous
 
 
+def test_rule_after_a_login(faulty: Faulty, open_repository: Open, load: Load):
+    """A refusal after the login was accepted is not the password's fault."""
+    registry = faulty(auth="basic", users=USERS)
+    config = registry.add_image("team/app").config
+    repository = open_repository(f"{registry.host}#team/app", load(line(registry)))
+    repository.resolve(AMD64)
+    registry.fault("/blobs/", status=403, body=b'{"message":"quarantined"}')
+    with pytest.raises(AccessDenied, match=r"\(quarantined\), although it has accepted the login of") as caught:
+        list(repository.blob(config))
+    assert "password" not in caught.value.hint
+
+
 def test_hidden_and_wrong(faulty: Faulty, open_repository: Open, load: Load):
     """A wrong password is the error then; without a login, nothing is asked for at /v2/."""
     registry = faulty(auth="basic", users=USERS, hidden=404)

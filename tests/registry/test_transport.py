@@ -310,6 +310,18 @@ def test_a_server_that_trickles(part: str, limit: str, trickle: Callable[[bytes,
 
 
 @pytest.mark.parametrize(
+    ("at_once", "slowly"),
+    [(b"", b""), (b"\x16\x03\x03\x40\x00\x02", b"\0" * 16000), (b"\x16\x03\x03\x00\x02", b"\x02\x28" * 9000)],
+)
+def test_a_handshake_that_trickles(at_once: bytes, slowly: bytes, trickle: Callable[[bytes, bytes], str]):
+    """Nor does one in a TLS handshake, where the timeout is for each byte, too."""
+    host = trickle(at_once, slowly)
+    http = module.Http(Origin.of(f"https://{host}"), module.Transport(connect_timeout=0.3, proxies_from_env=False))
+    with closing(http), pytest.raises(NetworkError, match=host):
+        http.get(f"https://{host}/v2/", {})
+
+
+@pytest.mark.parametrize(
     "flood",
     [
         CHUNKED + b"1\r\nx\r\n0\r\n" + b"X: y\r\n" * 100_000,
