@@ -127,6 +127,11 @@ class Login:
         self._without = False  # credentials were rejected: go on without
         self._offered = False  # whether the registry was asked for a challenge
 
+    @property
+    def good(self) -> bool:
+        """Whether what is sent now was accepted once."""
+        return self._good
+
     def authorization(self) -> str:
         """The header's value for the next request; empty when none is known to be needed."""
         with self._lock:

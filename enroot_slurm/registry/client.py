@@ -20,7 +20,6 @@ from enroot_slurm.registry import refusals
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
-from enroot_slurm.registry.encoding import decoded
 from enroot_slurm.registry.origin import Origin, RefusedTarget, shown
 from enroot_slurm.registry.retry import RETRIED, Passing, Retries, TooMany
 from enroot_slurm.registry.transport import Http, Response, Transport
@@ -239,7 +238,11 @@ class Repository:
                 if response.status != 200:
                     raise self._refusal(response, "")
                 self._refuse_page(response)
-                content = decoded(response.read(MAX_DOCUMENT), response.headers, MAX_DOCUMENT)
+                content = response.read(MAX_DOCUMENT)
+                if response.headers.get("Content-Encoding"):
+                    from enroot_slurm.registry.encoding import decoded  # noqa: PLC0415 - seldom needed
+
+                    content = decoded(content, response.headers, MAX_DOCUMENT)
                 return content, response.headers.get("Content-Type", "")
 
         content, content_type = self._retried(read)
@@ -303,15 +306,9 @@ class Repository:
         return self._login_of(Origin.of(response.url), match[1], "")
 
     def _login_of(self, registry: Origin, repository: str, user: str) -> Login:
-        known = self._logins.get((registry, repository))
-        if known is None:
-            mine = repository == self._reference.repository
-            credentials = self._credentials if mine else Credentials()
-            known = Login(
-                registry, repository, user, credentials, reach=self._http.reach, ask=self._ask, warn=self._warn
-            )
-            self._logins[registry, repository] = known
-        return known
+        credentials = self._credentials if repository == self._reference.repository else Credentials()
+        made = Login(registry, repository, user, credentials, reach=self._http.reach, ask=self._ask, warn=self._warn)
+        return self._logins.setdefault((registry, repository), made)
 
     def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:
         """What the token service at *url* answers (auth.Ask)."""

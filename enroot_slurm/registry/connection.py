@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -87,9 +88,13 @@ class _Watched:
     answers = 0
     """How many came over this connection."""
 
+    connecting: ExitStack
+    """What ends with the connection's making: a proxy's tunnel and the TLS handshake, which a peer could drag out."""
+
     def connect(self) -> None:
         self.answers = 0
-        super().connect()  # type: ignore[misc]  # of HTTPConnection
+        with ExitStack() as self.connecting:
+            super().connect()  # type: ignore[misc]  # of HTTPConnection
 
     def request(self, *arguments: Any, **more: Any) -> None:
         try:
@@ -133,6 +138,9 @@ class _Dialed(_Watched):
             raise ConnectTimeoutError(self, "no connection in time") from error
         except OSError as error:
             raise NewConnectionError(self, "no connection") from error  # type: ignore[arg-type]
+        twin = self.connecting.enter_context(closing(sock.dup()))  # TLS takes the socket itself away
+        seconds = _HEAD * self.timeout if self.timeout else None
+        self.connecting.enter_context(self.surroundings.watchdog.guard(twin, seconds))
         if self.surroundings.own and not self.proxy:
             self.surroundings.reach.reached(address_of(sock.getpeername()))
         return sock

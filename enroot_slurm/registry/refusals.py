@@ -113,6 +113,11 @@ def _denied(reference: Reference, login: Login, file: str, said: str) -> AccessD
     name = f"{host} does not let us {what}{said}"
     if host != reference.registry:
         name += f" (to which {reference.registry} redirects)"
+    if login.source and login.good and not login.problem:
+        return AccessDenied(
+            f"{name}, although it has accepted the login of {login.source} before",
+            hint="That login may not read this, or a rule of the registry forbids it. Ask whoever runs it.",
+        )
     if login.source:
         problem = f"; {login.problem}" if login.problem else f" with the credentials of {login.source}"
         also = f", and that they may read {reference.familiar_name}" if reference.repository else ""

@@ -18,7 +18,6 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError
-from enroot_slurm.registry.causes import failure_of, is_kept_connection, proxy_refusal
 from enroot_slurm.registry.connection import POOLS, Surroundings, pool_classes
 from enroot_slurm.registry.origin import Origin, RefusedTarget, followed, shown
 from enroot_slurm.registry.proxies import NO_PROXY, Proxy, proxy_for
@@ -177,7 +176,7 @@ class Response:
         except NetworkError as error:
             return b"", error
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            return b"", failure_of(error, self.url)
+            return b"", _failure(error, self.url)
         return data, None
 
     def begins_with(self, start: bytes) -> bool:
@@ -311,12 +310,14 @@ class Http:
                 OSError,
                 ValueError,
             ) as error:
-                if kept and is_kept_connection(error):
+                if kept and _was_kept(error):
                     kept -= 1  # each of those that are kept may have been closed
                     continue
-                raise failure_of(error, url, proxy.name) from None
+                raise _failure(error, url, proxy.name) from None
             answer = Response(response, self, proxy, stall)
             if answer.status == 407 and proxy.url:
+                from enroot_slurm.registry.causes import proxy_refusal  # noqa: PLC0415 - of failures alone
+
                 raise proxy_refusal(407, words_of(answer.error_body()).text, answer.host, proxy.name)
             return answer
 
@@ -343,3 +344,16 @@ class Http:
 def _leave_alone(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Requests' hook for authentication; with one given, it looks for no other."""
     return request
+
+
+def _was_kept(error: BaseException) -> bool:
+    """Whether *error* says no more than that a kept connection had been closed meanwhile."""
+    from enroot_slurm.registry.causes import is_kept_connection  # noqa: PLC0415 - of failures alone
+
+    return is_kept_connection(error)
+
+
+def _failure(error: BaseException, url: str, proxy: str = "") -> EnrootSlurmError:
+    from enroot_slurm.registry.causes import failure_of  # noqa: PLC0415 - of failures alone
+
+    return failure_of(error, url, proxy)

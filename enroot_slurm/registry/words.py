@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from typing import NamedTuple
@@ -33,6 +32,8 @@ def words_of(body: bytes) -> Words:
     if start.startswith(b"<"):
         text = body[:65536].decode("utf-8", "replace")
         found = _TITLE.search(text) or _HEADING.search(text)
+        import html  # noqa: PLC0415 - registries send no pages
+
         return Words("", _line(html.unescape(re.sub(r"<[^>]*>", " ", found[1]))) if found else "", page=True)
     if not start.startswith((b"{", b"[")):
         plain = start.split(b"\n", 1)[0].decode("utf-8", "replace").strip()

@@ -147,6 +147,25 @@ def test_wrong_content_range_is_not_appended(
     assert registry.matching("/blobs/")[-1].headers["Range"] is None
 
 
+@pytest.mark.parametrize("unit", ["bytes ", "bytes=", ""])
+@pytest.mark.parametrize("status", [200, 206])
+def test_odd_parts(repository: Repository, registry: FaultRegistry, blob: Descriptor, unit: str, status: int):
+    """A part is one by its Content-Range, whatever the status says, and however the unit is written (Nexus: not)."""
+    registry.fault("/blobs/", times=1, cut=1_000_000)
+    headers = {"Content-Range": f"{unit}1000000-2999999/3000000"}
+    registry.fault("/blobs/", times=1, status=status, headers=headers)
+    assert fetch(repository, blob) == CONTENT
+    assert registry.count("/blobs/") == 2
+
+
+def test_part_in_place_of_all(repository: Repository, registry: FaultRegistry, blob: Descriptor):
+    """A 200 that has only the first part is continued where it ends."""
+    headers = {"Content-Range": "bytes 0-999999/3000000"}
+    registry.fault("/blobs/", times=1, body=CONTENT[:1_000_000], headers=headers)
+    assert fetch(repository, blob) == CONTENT
+    assert registry.matching("/blobs/")[-1].headers["Range"] == "bytes=1000000-"
+
+
 def test_content_range_of_another_size(repository: Repository, registry: FaultRegistry, blob: Descriptor):
     """A part of something that has another size is refused."""
     registry.fault("/blobs/", times=1, cut=1_000_000)

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError
+from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError, NotFound
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.registry.auth import Answer, Login
 from enroot_slurm.registry.credentials import Credentials
@@ -19,6 +19,7 @@ from enroot_slurm.registry.reach import Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from support.fault_registry import FaultRegistry
 
@@ -333,6 +334,135 @@ def test_command_evaluated(faulty: Faulty, open_repository: Open, load: Load):
     bad = open_repository(f"{registry.host}#team/app", load(line(registry, "$(exit 1)"), run_commands=True))
     with pytest.raises(ConfigError, match="ended with status 1"):
         bad.resolve(AMD64)
+
+
+# Logins that nobody has asked for, and those at another registry.
+
+
+@pytest.mark.parametrize("hidden", [403, 404])
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_hidden(faulty: Faulty, open_repository: Open, load: Load, auth: str, hidden: int):
+    """Where strangers are told that there is nothing, the challenge of /v2/ is taken, once, if there is a login."""
+    registry = faulty(auth=auth, users=USERS, hidden=hidden)
+    registry.add_image("team/app")
+    repository = open_repository(f"{registry.host}#team/app", load(line(registry)))
+    digest = repository.head()
+    manifest = repository.resolve(AMD64)
+    assert manifest.digest == digest
+    b"".join(repository.blob(manifest.config))
+    assert registry.count("/v2/$") == 1
+    assert not repository.anonymous
+
+
+def test_rule_after_a_login(faulty: Faulty, open_repository: Open, load: Load):
+    """A refusal after the login was accepted is not the password's fault."""
+    registry = faulty(auth="basic", users=USERS)
+    config = registry.add_image("team/app").config
+    repository = open_repository(f"{registry.host}#team/app", load(line(registry)))
+    repository.resolve(AMD64)
+    registry.fault("/blobs/", status=403, body=b'{"message":"quarantined"}')
+    with pytest.raises(AccessDenied, match=r"\(quarantined\), although it has accepted the login of") as caught:
+        list(repository.blob(config))
+    assert "password" not in caught.value.hint
+
+
+def test_hidden_and_wrong(faulty: Faulty, open_repository: Open, load: Load):
+    """A wrong password is the error then; without a login, nothing is asked for at /v2/."""
+    registry = faulty(auth="basic", users=USERS, hidden=404)
+    registry.add_image("team/app")
+    with pytest.raises(AccessDenied, match=r"\.credentials:1"):
+        open_repository(f"{registry.host}#team/app", load(line(registry, "sesame"))).resolve(AMD64)
+    registry.requests.clear()
+    with pytest.raises(NotFound):
+        open_repository(f"{registry.host}#team/app", load(ENTRY.format("other.example"))).resolve(AMD64)
+    assert not registry.count("/v2/$")
+
+
+def test_missing_although_logged_in(faulty: Faulty, open_repository: Open, load: Load):
+    """What is not there is not there, and is not looked for again and again."""
+    registry = faulty(auth="bearer", users=USERS, hidden=404)
+    registry.add_image("team/app")
+    with pytest.raises(NotFound):
+        open_repository(f"{registry.host}#team/app:2", load(line(registry))).resolve(AMD64)
+    assert [r.path for r in registry.requests] == [
+        "/v2/team/app/manifests/2",
+        "/v2/",
+        "/token",
+        "/v2/team/app/manifests/2",
+    ]
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_moved_registry(faulty: Faulty, open_repository: Open, load: Load, auth: str):
+    """A registry that redirects to another one leads to a login there, with the line for that host."""
+    moved, here = faulty(), faulty(auth=auth, users=USERS)
+    image = here.add_image("team/app")
+    moved.move_to = here.url
+    repository = open_repository(f"{moved.host}#team/app", load(line(here)))
+    manifest = repository.resolve(AMD64)
+    assert manifest.digest == image.digest
+    assert b"".join(repository.blob(manifest.layers[0])) == b"layer"
+    assert not any(r.authorization for r in moved.requests)
+    assert not repository.anonymous
+    if auth == "bearer":
+        assert {s for r in here.matching("/token") for s in r.query["scope"]} == {"repository:team/app:pull"}
+
+
+def test_moved_registry_without_a_login(faulty: Faulty, open_repository: Open, load: Load):
+    """The error names the host that wants it; the first one's login is not sent there."""
+    moved, here = faulty(), faulty(auth="bearer", users=USERS)
+    here.add_image("team/app")
+    moved.move_to = here.url
+    with pytest.raises(AccessDenied, match=f"{here.host} does not let us read team/app .*{moved.host}") as caught:
+        open_repository(f"{moved.host}#team/app", load(line(moved))).resolve(AMD64)
+    assert f"machine {here.host} login" in caught.value.hint
+    assert not any(r.scheme == "Basic" for r in here.requests)
+
+
+def test_moved_to_another_repository(faulty: Faulty, open_repository: Open, load: Load):
+    """A redirect does not choose what is read with a login: only anyone's to read, if the name is another one."""
+    moved, here = faulty(), faulty(auth="bearer", users=USERS, public=["open/app"])
+    here.add_image("secret/app")
+    image = here.add_image("open/app")
+    repository = open_repository(f"{moved.host}#team/app", load(line(here)))
+    moved.fault("/v2/team/app/manifests/latest", redirect=f"{here.url}/v2/open/app/manifests/latest")
+    assert repository.resolve(AMD64).digest == image.digest
+    assert repository.anonymous
+    moved.heal()
+    moved.fault("/v2/team/app/manifests/latest", redirect=f"{here.url}/v2/secret/app/manifests/latest")
+    with pytest.raises(AccessDenied):
+        repository.resolve(AMD64)
+    assert {r.scheme for r in here.requests} <= {"", "Bearer"}
+    assert not any(r.scheme == "Basic" for r in here.matching("/token"))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"details":"personal access token is expired"}', "personal access token is expired"),
+        (b'{"error":"invalid_grant","error_description":"user is locked"}', "user is locked"),
+        (b'{"message":"two-factor is wanted"}', "two-factor is wanted"),
+        (b'{"errors":[{"code":"DENIED","message":"no seat"}]}', "DENIED: no seat"),
+        (b'{"message":"hunter2 is wrong, YW5uOmh1bnRlcjI= too"}', r"\*\*\* is wrong, \*\*\* too"),
+    ],
+)
+def test_words_of_a_token_service(faulty: Faulty, open_repository: Open, load: Load, body: bytes, words: str):
+    """What a token service says is told, but for a secret that it repeats."""
+    registry = faulty(auth="bearer", users=USERS)
+    registry.add_image("team/app")
+    registry.fault("/token", status=401, body=body)
+    with pytest.raises(AccessDenied, match=rf"rejects the credentials of .*\({words}\)") as caught:
+        open_repository(f"{registry.host}#team/app", load(line(registry))).resolve(AMD64)
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_site_credentials_are_exact(load: Load, tmp_path: Path):
+    """In the site's name a line is for its port, and `default` for nobody: a job's user chooses the host."""
+    load("default login ann password pw\nmachine r.example login ann password pw\n")
+    site = Credentials.load(tmp_path / ".credentials", run_commands=False, strict=True)
+    assert site.has("r.example")
+    assert not site.has("r.example:5000")
+    assert not site.has("other.example")
 
 
 # Who gets which credentials: without a network.

@@ -325,6 +325,7 @@ def test_missing_tag(registry: FaultRegistry, open_repository: Open):
 
 class _Nobody:
     source = problem = ""
+    good = False
     machine = DOCKER_HUB
     registry = Origin.of(f"https://{DOCKER_HUB}")
 

@@ -19,6 +19,7 @@ from enroot_slurm.oci.platform import Platform
 from enroot_slurm.registry import transport as module
 from enroot_slurm.registry.origin import Origin
 from enroot_slurm.registry.tls import client_context
+from enroot_slurm.registry.watchdog import Watchdog
 from enroot_slurm.system.privilege import Identity, run
 
 if TYPE_CHECKING:
@@ -278,16 +279,137 @@ def trickle() -> Iterator[Callable[[bytes, bytes], str]]:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+SLOW = {
+    # what comes at once, and what comes byte by byte, for longer than anyone waits
+    "status": (b"HTTP/1.1 200", b"x" * 100_000),
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 100_000),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 20_000),
+    "continue": (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000),
+    "body": (HEAD, b"x" * 100_000),
+    "body without length": (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 100_000),
+    "chunk size": (CHUNKED, b"0" * 60_000),
+    "chunk extension": (CHUNKED + b"1;", b"x" * 60_000),
+    "second chunk size": (CHUNKED + b"1\r\nx\r\n", b"0" * 60_000),
+    "chunk's end": (CHUNKED + b"1\r\nx", b""),
+    "small chunks": (CHUNKED, b"1\r\nx\r\n" * 20_000),
+    "trailer": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X" * 60_000),
+    "trailers": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n" * 10_000),
+}
 
 
-@pytest.mark.parametrize("part", ["head", "body"])
-def test_a_server_that_trickles(part: str, trickle: Callable[[bytes, bytes], str]):
-    """A byte now and then does not keep a connection alive, in the head of an answer or in its body."""
-    host = trickle(b"HTTP/1.1 200", b"x" * 100_000) if part == "head" else trickle(HEAD, b"x" * 100_000)
-    http = module.Http(Origin.of(f"http://{host}"), module.Transport(stall_timeout=0.4, proxies_from_env=False))
-    told = "slower than" if part == "body" else host
-    with closing(http), pytest.raises(NetworkError, match=told), http.get(f"http://{host}/v2/", {}) as response:
+@pytest.mark.parametrize("part", SLOW)
+@pytest.mark.parametrize("limit", ["stall_timeout", "transfer_timeout", "import_timeout"])
+def test_a_server_that_trickles(part: str, limit: str, trickle: Callable[[bytes, bytes], str]):
+    """A byte now and then does not keep a connection alive, in whichever part of an answer."""
+    host = trickle(*SLOW[part])
+    options = {"stall_timeout": 60.0, limit: 0.4}
+    http = module.Http(Origin.of(f"http://{host}"), module.Transport(proxies_from_env=False, **options))
+    with closing(http), pytest.raises(NetworkError, match=host), http.get(f"http://{host}/v2/", {}) as response:
         b"".join(response.chunks())
+
+
+@pytest.mark.parametrize(
+    ("at_once", "slowly"),
+    [(b"", b""), (b"\x16\x03\x03\x40\x00\x02", b"\0" * 16000), (b"\x16\x03\x03\x00\x02", b"\x02\x28" * 9000)],
+)
+def test_a_handshake_that_trickles(at_once: bytes, slowly: bytes, trickle: Callable[[bytes, bytes], str]):
+    """Nor does one in a TLS handshake, where the timeout is for each byte, too."""
+    host = trickle(at_once, slowly)
+    http = module.Http(Origin.of(f"https://{host}"), module.Transport(connect_timeout=0.3, proxies_from_env=False))
+    with closing(http), pytest.raises(NetworkError, match=host):
+        http.get(f"https://{host}/v2/", {})
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        CHUNKED + b"1\r\nx\r\n0\r\n" + b"X: y\r\n" * 100_000,
+        CHUNKED + b"1\r\nx\r\n0\r\n" + b"X" * 1_000_000,
+        CHUNKED + b"1;" + b"x" * 1_000_000,
+        CHUNKED + b"0" * 1_000_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000,
+        CHUNKED + b"-5\r\nabc\r\n",
+        CHUNKED + b"zz\r\n",
+    ],
+)
+def test_floods(flood: bytes, trickle: Callable[[bytes, bytes], str]):
+    """Trailers, extensions, sizes and heads that are too long end the connection, however fast they come."""
+    host = trickle(flood, b"")
+    http = module.Http(Origin.of(f"http://{host}"), module.Transport(proxies_from_env=False))
+    with closing(http), pytest.raises(NetworkError), http.get(f"http://{host}/v2/", {}) as response:
+        b"".join(response.chunks())
+
+
+def test_some_trailers(trickle: Callable[[bytes, bytes], str]):
+    """A few trailers are nothing unusual."""
+    host = trickle(CHUNKED + b"1;a=b\r\nx\r\n0\r\nX: y\r\nZ: a\r\n\r\n", b"")
+    http = module.Http(Origin.of(f"http://{host}"), module.Transport(proxies_from_env=False))
+    with closing(http), http.get(f"http://{host}/v2/", {}) as response:
+        assert b"".join(response.chunks()) == b"x"
+
+
+def test_watchdog_needs_one_thread(trickle: Callable[[bytes, bytes], str]):
+    """However many connections are watched, and none once nothing is."""
+    dog = Watchdog()
+    before = threading.active_count()
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(5)]
+        for one, other in pairs:
+            stack.enter_context(closing(one))
+            stack.enter_context(closing(other))
+        guards = [stack.enter_context(dog.guard(one, 0.05 if i % 2 else 60)) for i, (one, _) in enumerate(pairs)]
+        assert threading.active_count() == before + 1
+        assert all(one.recv(1) == b"" for one, _ in pairs[1::2])  # broken
+        assert [g.fired for g in guards if g] == [False, True, False, True, False]
+    dog.close()
+    with dog.guard(None, 1) as guard:
+        assert guard is None
+
+
+def test_import_timeout(faulty: Faulty, open_repository: Open, warnings: list[str]):
+    """The time for an image is over once, whatever is asked next; no wait goes beyond it."""
+    registry = faulty()
+    image = registry.add_image("team/app")
+    repository = open_repository(f"{registry.host}#team/app", import_timeout=0.2)
+    repository.resolve(AMD64)
+    time.sleep(0.25)
+    asked = len(registry.requests)
+    for call in (repository.head, lambda: repository.resolve(AMD64), lambda: list(repository.blob(image.config))):
+        with suppress(NetworkError):
+            assert call() is None
+    with pytest.raises(NetworkError, match="not all came within") as caught:
+        repository.resolve(AMD64)
+    assert "import_timeout" in caught.value.hint
+    assert len(registry.requests) == asked
+    registry.fault("/manifests/", status=503, headers={"Retry-After": "100"})
+    with pytest.raises(NetworkError, match="answers 503"):
+        open_repository(f"{registry.host}#team/app", import_timeout=50).resolve(AMD64)
+    assert not warnings
+
+
+def test_kept_connections(faulty: Faulty, open_repository: Open, warnings: list[str]):
+    """A server that closes a connection between two requests, as it may, costs neither a retry nor a word."""
+    registry = faulty()
+    image = registry.add_image("team/app", layers=[bytes([i]) * 1000 for i in range(6)])
+    registry.fault("/", close=True)
+    repository = open_repository(f"{registry.host}#team/app", retries=0)
+    repository.resolve(AMD64)
+    for layer in image.layers:
+        assert len(b"".join(repository.blob(layer))) == 1000
+    assert not warnings
+    assert len(registry.requests) == 7
+
+
+def test_closed_at_once(faulty: Faulty, open_repository: Open, warnings: list[str]):
+    """One that closes a new connection without an answer has failed."""
+    registry = faulty()
+    registry.fault("/", hang_up=True)
+    with pytest.raises(NetworkError, match="the connection broke"):
+        open_repository(f"{registry.host}#team/app", retries=2).resolve(AMD64)
+    assert len(registry.requests) == 3
+    assert len(warnings) == 2
 
 
 def test_a_reader_that_is_slow(faulty: Faulty):

@@ -133,6 +133,8 @@ class FaultRegistry:
         """Identity tokens and whose they are."""
         self.requests: list[Request] = []
         self.connections = 0
+        self.move_to = ""
+        """Where all requests are redirected to (308), if not empty."""
         self._blobs: dict[str, bytes] = {}
         self._manifests: dict[tuple[str, str], tuple[bytes, str]] = {}
         self._faults: list[Fault] = []
@@ -265,6 +267,8 @@ class FaultRegistry:
 
     def answer(self, method: str, path: str, headers: HTTPMessage, body: bytes, *, ranges: bool) -> Reply:
         parts = urlsplit(path)
+        if self.move_to:
+            return Reply(308, [("Location", self.move_to + path)])
         if parts.path == "/token":
             return self._answer_token(method, parse_qs(parts.query), headers, body)
         if match := re.fullmatch(r"/store/(.+)", parts.path):
