@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.commands.common import progress, tell
@@ -33,9 +32,7 @@ def add_commands(commands: Commands) -> None:
     importing = commands.add(
         "import", _import, "import an image as a squashfs file", parents=[commands.image], description=_IMPORT
     )
-    importing.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="the file to write (default: IMAGE+TAG.sqsh)"
-    )
+    importing.add_argument("-o", "--output", metavar="FILE", help="the file to write (default: IMAGE+TAG.sqsh)")
     importing.add_argument(
         "--no-layer-cache",
         dest="layer_cache",

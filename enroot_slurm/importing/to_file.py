@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.importing.image_builder import ImageBuilder
@@ -15,6 +14,7 @@ from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.progress import Progress
@@ -59,7 +59,7 @@ def import_image(
     config = config or Config.load()
     progress = progress or Silent()
     lookup = Lookup.of(uri, arch, config, strict=False)
-    target = Output(Path(output) if output else Path(lookup.reference.default_filename), force=force)
+    target = Output(output or lookup.reference.default_filename, force=force)
     seconds = _Seconds()
     with Resolution(lookup, config, progress) as resolution:
         builder = ImageBuilder(resolution)
