@@ -54,6 +54,7 @@ def converts(config: Config) -> bool:
             store=store,
             download=download,
             progress=Progress(),
+            epoch=None,
         )
         with draft(directory / "image.sqsh", mode=0o600) as image:
             conversion.run(image)
