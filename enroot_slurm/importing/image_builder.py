@@ -104,6 +104,8 @@ class ImageBuilder:
         self._store.prepare()
         config = self._image_config(manifest)
         _check(config, manifest, lookup)
+        for sentence in config.dropped:
+            resolution.progress.warn(sentence)
         rc = RcLayer.of(
             lookup.reference.provenance,
             env=config.env,
