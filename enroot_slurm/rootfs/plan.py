@@ -54,7 +54,7 @@ class _Tree:
         self._inside: dict[bytes, list[bytes]] = {}  # what was made in a directory, and may be gone
         self._files: dict[bytes, int] = {}  # the members that names are of
         self._waiting: dict[bytes, bytes] = {}  # hard links whose targets have not come yet
-        self._whiteouts: dict[bytes, None] = {}
+        self._whiteouts: dict[bytes, dict[bytes, None]] = {}  # by directory: their paths
         self._symlinks = Symlinks(self._directories)
 
     def add(self, number: int, member: Member) -> None:
@@ -66,8 +66,7 @@ class _Tree:
         if outside(path):
             return
         if name.startswith(b".wh."):
-            self._whiteouts[path] = None
-            self._list(parent, path)
+            self._whiteouts.setdefault(parent, {})[path] = None
         elif member.kind == DIRECTORY:
             if path not in self._directories:
                 self._drop(path)
@@ -94,7 +93,7 @@ class _Tree:
             else:
                 missing.setdefault(target, []).append(path)
         del self._directories[b""]
-        return Plan(self._directories, members, missing, list(self._whiteouts))
+        return Plan(self._directories, members, missing, [p for inside in self._whiteouts.values() for p in inside])
 
     def _link(self, parent: bytes, path: bytes, link: bytes) -> None:
         target = self._symlinks.resolve(link)
@@ -131,10 +130,10 @@ class _Tree:
             path = gone.pop()
             if self._files.pop(path, None) is None:
                 self._waiting.pop(path, None)
-                self._whiteouts.pop(path, None)
             elif path in self._symlinks:
                 del self._symlinks[path]
             if path in self._directories:
                 del self._directories[path]
                 self._symlinks.forget()
                 gone += self._inside.pop(path, ())
+                self._whiteouts.pop(path, None)
