@@ -108,7 +108,7 @@ class Conversion:
 
             def write(*, planned: bool) -> None:
                 with workshop.image(image) as (writer, stack):
-                    merge = Merge(writer, self._rc, self._created, limit=self._config.max_unpacked)
+                    merge = Merge(writer, self._rc, self._created, limit=self._config.max_unpacked, implied=0)
                     reads = [partial(streams.archive, layer, stack) for layer in reversed(self._layers)]
                     for read in _one_ahead(reads):
                         merge.add_layer(read, planned=planned)

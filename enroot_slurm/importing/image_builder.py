@@ -103,6 +103,8 @@ class ImageBuilder:
         self._store.prepare()
         config = self._image_config(manifest)
         _check(config, manifest, lookup, resolution.progress.warn)
+        for sentence in config.dropped:
+            resolution.progress.warn(sentence)
         rc = RcLayer.of(
             lookup.reference.provenance,
             env=config.env,

@@ -74,7 +74,7 @@ class LayerStreams:
         ConversionError, and what the download raises.
         """
         blob = self._blobs[layer.descriptor.digest]
-        decoded = prefetch(decompress(blob.chunks(), self._gzip_program))
+        decoded = prefetch(decompress(blob.chunks(), self._gzip_program, self._progress.warn))
         chunks = prefetch(_verified(decoded, layer.diff_id))
         stack.callback(chunks.close)
         return self._counted(layer, chunks)

@@ -11,7 +11,7 @@ from enroot_slurm.oci.manifest import fields, load_json
 from enroot_slurm.oci.platform import Platform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["MAX_CONFIG", "ImageConfig"]
 
@@ -37,6 +37,8 @@ class ImageConfig(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     created: int = 0
     """Seconds since 1970, or 0 when that is not stated or not understood."""
+    dropped: tuple[str, ...] = ()
+    """What the config has and the image does not get: a sentence for each, for people."""
 
     @classmethod
     def parse(cls, content: bytes) -> ImageConfig:
@@ -50,18 +52,18 @@ class ImageConfig(NamedTuple):
         architecture = _string(document.get("architecture"), "architecture")
         variant, os_name = _string(document.get("variant"), "variant"), _string(document.get("os"), "os")
         labels = _object(inner.get("labels"), "Labels")
+        dropped: list[str] = []
         return cls(
             platform=Platform.of_document(architecture, variant, os_name) if architecture else None,
             diff_ids=tuple(Digest.parse(d) for d in _list(rootfs.get("diff_ids"), "diff_ids")),
-            env=_strings(inner.get("env"), "Env", newlines=False),
+            env=tuple(_variables(_strings(inner.get("env"), "Env"), dropped)),
             entrypoint=_strings(inner.get("entrypoint"), "Entrypoint"),
             cmd=_strings(inner.get("cmd"), "Cmd"),
             working_dir=_clean_path(_line(_string(inner.get("workingdir"), "WorkingDir"), "WorkingDir"), "WorkingDir"),
-            volumes=tuple(
-                _clean_path(_line(v, "Volumes"), "Volumes") for v in _object(inner.get("volumes"), "Volumes")
-            ),
+            volumes=tuple(_volumes(_object(inner.get("volumes"), "Volumes"), dropped)),
             labels=tuple((_line(k, "Labels"), _string(v, "Labels")) for k, v in labels.items()),
             created=_seconds(document.get("created")),
+            dropped=tuple(dropped),
         )
 
 
@@ -101,11 +103,31 @@ def _string(value: object, what: str) -> str:
     return value
 
 
-def _strings(value: object, what: str, *, newlines: bool = True) -> tuple[str, ...]:
+def _strings(value: object, what: str) -> tuple[str, ...]:
     # Old tools write a single string where the specification has a list.
     items = [value] if isinstance(value, str) else _list(value, what)
-    strings = tuple(_string(item, what) for item in items)
-    return strings if newlines else tuple(_line(s, what) for s in strings)
+    return tuple(_string(item, what) for item in items)
+
+
+def _variables(env: Iterable[str], dropped: list[str]) -> Iterator[str]:
+    """Yield the variables that a line of /etc/environment can hold."""
+    for variable in env:
+        if "\n" in variable or "\r" in variable:
+            # Only the name: a value may be a key, which has lines.
+            name = printable(variable.partition("=")[0], 60)
+            dropped.append(f"the image's variable {name} holds a line break, and is left out")
+        else:
+            yield variable
+
+
+def _volumes(volumes: Iterable[str], dropped: list[str]) -> Iterator[str]:
+    """Yield the volumes that can be mounted: absolute paths."""
+    for volume in volumes:
+        path = _clean_path(_line(_string(volume, "Volumes"), "Volumes"), "Volumes")
+        if path.startswith("/"):
+            yield path
+        else:
+            dropped.append(f"the image's volume '{printable(path)}' is no absolute path, and is left out")
 
 
 def _line(value: str, what: str) -> str:

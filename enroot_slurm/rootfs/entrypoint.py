@@ -1,8 +1,8 @@
 """enroot's own layer on top of an image: /etc/rc, /etc/fstab, /etc/environment, /etc/rc.local and their directories.
 
 What the files hold is enroot's (doc/image-format.md; src/docker.sh), byte for byte, but for what it gets wrong: a word
-of the command that holds a line break stays one word, a label's line breaks become spaces, and white space in a
-volume is escaped as fstab(5) wants it.
+of the command that holds a line break stays one word, a label's line breaks become spaces, what is script in a working
+directory is quoted, and white space in a volume is escaped as fstab(5) wants it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, printable
-from enroot_slurm.rootfs.tar import clean
+from enroot_slurm.rootfs.paths import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +36,7 @@ else
     exec {entrypoint} {command}
 fi
 """
+_SPECIAL = re.compile(r'[$`"\\]')  # within double quotes (POSIX.1-2024, Shell Command Language, 2.2.3)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -68,7 +69,7 @@ class RcLayer(NamedTuple):
         words = tuple(entrypoint)
         arguments = tuple(cmd) or (() if words else ("/bin/sh",))
         script = _RC.format(
-            directory=working_dir or "/",
+            directory=_SPECIAL.sub(r"\\\g<0>", working_dir or "/"),
             entrypoint=" ".join(map(_quote, words)),
             command=" ".join(map(_quote, arguments)),
         )

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
-from enroot_slurm.rootfs.plan import join, make_plan, outside
-from enroot_slurm.rootfs.stack import VISIBLE, LayerNames, NeedsPlan, Stack
+from enroot_slurm.rootfs.hard_links import ends
+from enroot_slurm.rootfs.paths import join, outside
+from enroot_slurm.rootfs.plan import make_plan
+from enroot_slurm.rootfs.stack import VISIBLE, LayerNames, Stack
 from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
 
 if TYPE_CHECKING:
@@ -36,19 +38,21 @@ class LinkAcrossLayers(IntegrityError):
 class Merge:
     """The merge of one image's layers into *sink*, below the files of *rc*.
 
-    *now* is the time, in seconds, of enroot's own files and of directories that no layer describes.  With *markers*,
-    whiteouts become empty files of their names: a single layer, to be joined with others later.  The layers' files may
-    have *limit* bytes together: sparse ones are larger than what an archive has of them.
+    *now* is the time, in seconds, of enroot's own files.  Directories that no layer describes have it, or *implied*.
+    With *markers*, whiteouts become empty files of their names: a single layer, to be joined with others later.  The
+    layers' files may have *limit* bytes together: sparse ones are larger than what an archive has of them.
     """
 
-    def __init__(self, sink: Sink, rc: RcLayer, now: int, *, limit: int, markers: bool = False) -> None:
+    def __init__(
+        self, sink: Sink, rc: RcLayer, now: int, *, limit: int, markers: bool = False, implied: int | None = None
+    ) -> None:
         self._limit = limit
         self._sink = sink
         self._markers = markers
-        self._implied = (0o755, now)
+        self._implied = (0o755, now if implied is None else implied)
         self._stack = Stack(rc.directories, (path for path, _ in rc.files))
-        self._directories = dict.fromkeys(rc.directories, self._implied)
-        self._orphans: dict[bytes, list[bytes]] = {}  # hard links that a lower layer must resolve: target -> names
+        self._directories = dict.fromkeys(rc.directories, (0o755, now))
+        self._orphans = _Orphans(self._stack)
         self._members = self._bytes = 0
         self._files = len(rc.files)
         for path, content in rc.files:
@@ -66,12 +70,6 @@ class Merge:
         Raises: NeedsPlan, unless *planned*: start again with a new Merge, and plan; IntegrityError, UnsupportedImage;
         and what *read* raises.
         """
-        try:
-            self._add_layer(read, planned=planned)
-        except RecursionError:
-            raise IntegrityError("symlinks of a layer lead through too many directories") from None
-
-    def _add_layer(self, read: Callable[[], Iterable[bytes]], *, planned: bool) -> None:
         layer = LayerNames(self._stack)
         again = self._plan(layer, Reader(read())) if planned else self._stream(layer, Reader(read()))
         if again:
@@ -79,16 +77,12 @@ class Merge:
             for number, member in enumerate(reader):
                 if names := again.get(number):
                     self._write(reader, member, names)
-        for target, names in self._orphans.items():
-            if layer.removes(target):
-                raise _dangling(names[0], target)
         self._directories.update(layer.shown)
         layer.close()
 
     def finish(self) -> None:
         """Write the directories.  Raises: IntegrityError, for a hard link to nowhere."""
-        for target, names in self._orphans.items():
-            raise _dangling(names[0], target)
+        self._orphans.end()
         for path, (mode, mtime) in self._directories.items():
             self._sink.directory(path, mode | 0o700, mtime)
 
@@ -107,14 +101,14 @@ class Merge:
                 if outside(path):
                     continue
             if name.startswith(b".wh."):
-                self._whiteout(layer, parent, name, number)
+                self._whiteout(layer, parent, name)
                 continue
             if member.kind == DIRECTORY:
                 layer.directory(path, (member.mode, member.mtime))
                 continue
             names = [path] if layer.claim(path, parent, number) else []
             if self._orphans:
-                names += self._orphans.pop(path, [])
+                names += self._orphans.claim(path)
             if member.kind == HARDLINK:
                 links.add(path, names, member.link)
                 continue
@@ -125,32 +119,34 @@ class Merge:
         for path, target in links.settle():
             self._sink.hardlink(path, target)
         for target, names in links.missing.items():
-            self._orphans.setdefault(target, []).extend(names)
+            self._orphans.add(target, names)
         return links.hidden
 
     def _plan(self, layer: LayerNames, reader: Reader) -> dict[int, list[bytes]]:
         """As `_stream`, but nothing is written yet: all that shows is to be read again."""
-        plan = make_plan(member for _, member in self._counted(reader))
+        plan = make_plan((member for _, member in self._counted(reader)), self._stack.implied)
         for path, attributes in plan.directories.items():
             layer.directory(path, attributes or self._implied)
-        for path in dict.fromkeys(plan.whiteouts):
+        for path in plan.whiteouts:
             parent, _, name = path.rpartition(b"/")
-            self._whiteout(layer, parent, name, 0)
+            self._whiteout(layer, parent, name)
         again = {}
         for number, names in plan.members.items():
-            shown = [p for p in names if layer.claim(p, p.rpartition(b"/")[0], number)]
-            again[number] = shown + [orphan for p in names for orphan in self._orphans.pop(p, [])]
+            again[number] = self._shown(layer, names, number)
         for target, names in plan.links.items():
-            shown = [p for p in names if layer.claim(p, p.rpartition(b"/")[0], 0)]
-            if shown:
-                self._orphans.setdefault(target, []).extend(shown)
+            if shown := self._shown(layer, names, 0):
+                self._orphans.add(target, shown)
         return again
 
-    def _whiteout(self, layer: LayerNames, parent: bytes, name: bytes, number: int) -> None:
-        path = join(parent, name)
-        if layer.whiteout(parent, name) and self._markers and layer.claim(path, parent, number):
+    def _shown(self, layer: LayerNames, names: list[bytes], number: int) -> list[bytes]:
+        """Which *names* of the member *number* show, and the links of upper layers to them."""
+        shown = [p for p in names if layer.claim(p, p.rpartition(b"/")[0], number)]
+        return shown + [orphan for p in names for orphan in self._orphans.claim(p)] if self._orphans else shown
+
+    def _whiteout(self, layer: LayerNames, parent: bytes, name: bytes) -> None:
+        if layer.whiteout(parent, name) and self._markers:
             self._files += 1
-            self._sink.file(path, 0o644, 0, 0)
+            self._sink.file(join(parent, name), 0o644, 0, 0)
 
     def _write(self, reader: Reader, member: Member, names: list[bytes]) -> None:
         """Write the member that *reader* is at under its names."""
@@ -187,7 +183,7 @@ class _Links:
 
     def __init__(self, layer: LayerNames) -> None:
         self._layer = layer
-        self._links: list[tuple[bytes, bytes]] = []  # names that show, with their targets
+        self._shown: list[tuple[bytes, bytes]] = []  # names that show, with the links that they are of
         self._targets: dict[bytes, bytes] = {}  # of all links, hidden ones too
         self.hidden: dict[int, list[bytes]] = {}
         """Names whose data is in a member that does not show, by that member's number."""
@@ -196,28 +192,51 @@ class _Links:
 
     def add(self, path: bytes, names: list[bytes], target: bytes) -> None:
         """The link at *path*, which shows under *names*."""
-        target = self._layer.resolve(target)
-        if target == path:
-            raise NeedsPlan(f"{printable(path)} is a hard link to itself")
         self._targets[path] = target
-        self._links += [(name, target) for name in names]
+        self._shown += [(name, path) for name in names]
 
     def settle(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the links that can be written, with their targets; the others go to `hidden` and `missing`."""
-        for path, first in self._links:
-            target, hops = first, 0
-            while target in self._targets:
-                target = self._targets[target]
-                hops += 1
-                if hops > len(self._targets):
-                    raise _dangling(path, target)
-            state = self._layer.find(target)
+        layer, targets = self._layer, self._targets
+        for path, link in targets.items():
+            targets[path] = layer.symlinks.resolve(link)
+        end_of = ends(targets, layer.directories)
+        for name, path in self._shown:
+            target = end_of[path]
+            state = layer.find(target)
             if state == VISIBLE:
-                yield path, target
+                yield name, target
             elif state is not None:
-                self.hidden.setdefault(state, []).append(path)
+                self.hidden.setdefault(state, []).append(name)
             else:
-                self.missing.setdefault(target, []).append(path)
+                self.missing.setdefault(target, []).append(name)
+
+
+class _Orphans:
+    """Hard links that a layer below the ones so far must resolve."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._names: dict[bytes, tuple[int, list[bytes]]] = {}  # by target: the first layer with a link to it
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, target: bytes, names: list[bytes]) -> None:
+        """The current layer has links to *target* at *names*."""
+        self._names.setdefault(target, (self._stack.depth, []))[1].extend(names)
+
+    def claim(self, path: bytes) -> list[bytes]:
+        """The links to *path*, which the current layer has.  Raises: LinkAcrossLayers, if one between hides it."""
+        since, names = self._names.pop(path, (0, []))
+        if names and self._stack.removes(path, since):
+            raise _dangling(names[0], path)
+        return names
+
+    def end(self) -> None:
+        """There is no further layer.  Raises: LinkAcrossLayers."""
+        for target, (_, names) in self._names.items():
+            raise _dangling(names[0], target)
 
 
 def too_large(limit: int) -> UnsupportedImage:

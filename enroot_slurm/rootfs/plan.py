@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.errors import IntegrityError, printable
-from enroot_slurm.rootfs.tar import DIRECTORY, HARDLINK, SYMLINK, clean
+from enroot_slurm.rootfs.hard_links import ends
+from enroot_slurm.rootfs.paths import Symlinks, join, outside
+from enroot_slurm.rootfs.tar import DIRECTORY, HARDLINK, SYMLINK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from enroot_slurm.rootfs.paths import Implied
     from enroot_slurm.rootfs.tar import Member
 
-__all__ = ["MAX_SYMLINKS", "Plan", "follow", "join", "make_plan", "outside"]
-
-MAX_SYMLINKS = 40
-"""Symlinks that one name may lead through (path_resolution(7))."""
+__all__ = ["Plan", "make_plan"]
 
 
 class Plan(NamedTuple):
@@ -35,118 +34,106 @@ class Plan(NamedTuple):
     """Names with their ``.wh.`` prefix."""
 
 
-def outside(path: bytes) -> bool:
-    """Whether *path* never gets into an image: the root itself, and what is below /dev, as with enroot."""
-    return not path or path.startswith(b"dev/")
-
-
-def join(parent: bytes, name: bytes) -> bytes:
-    """The path of *name* in the directory *parent*, which is empty for the root."""
-    return parent + b"/" + name if parent else name
-
-
-def make_plan(members: Iterable[Member]) -> Plan:
-    """The plan of the layer with these members."""
-    tree = _Tree()
+def make_plan(members: Iterable[Member], implied: Implied) -> Plan:
+    """The plan of the layer with these members.  Raises: IntegrityError."""
+    tree = _Tree(implied)
     for number, member in enumerate(members):
         tree.add(number, member)
     return tree.plan()
 
 
 class _Tree:
-    """A layer's name space while members are applied."""
+    """A layer's name space while members are applied.
 
-    def __init__(self) -> None:
-        self.directories: dict[bytes, tuple[int, int] | None] = {b"": None}
-        self.files: dict[bytes, int] = {}
-        self.symlinks: dict[bytes, bytes] = {}
-        self.names: dict[int, list[bytes]] = {}
-        self.links: list[tuple[bytes, bytes]] = []
-        self.whiteouts: list[bytes] = []
+    What is in a directory is listed, so that dropping it takes no longer than making it did.
+    """
+
+    def __init__(self, implied: Implied) -> None:
+        self._implied = implied
+        self._directories: dict[bytes, tuple[int, int] | None] = {b"": None}
+        self._inside: dict[bytes, list[bytes]] = {}  # what was made in a directory, and may be gone
+        self._files: dict[bytes, int] = {}  # the members that names are of
+        self._waiting: dict[bytes, bytes] = {}  # hard links whose targets have not come yet
+        self._whiteouts: dict[bytes, dict[bytes, None]] = {}  # by directory: their paths
+        self._symlinks = Symlinks(self._directories)
 
     def add(self, number: int, member: Member) -> None:
         if outside(member.path):
             return
         parent, _, name = member.path.rpartition(b"/")
-        path = join(self._enter(parent), name)
+        parent = self._enter(parent)
+        path = join(parent, name)
         if outside(path):
             return
         if name.startswith(b".wh."):
-            self.whiteouts.append(path)
+            self._whiteouts.setdefault(parent, {})[path] = None
         elif member.kind == DIRECTORY:
-            self._drop_file(path)
-            self.directories[path] = (member.mode, member.mtime)
+            if path not in self._directories:
+                self._drop(path)
+                self._list(parent, path)
+            self._directories[path] = (member.mode, member.mtime)
         elif member.kind == HARDLINK:
-            self._link(path, member.link)
+            self._link(parent, path, member.link)
         else:
             self._drop(path)
-            self._name(path, number)
+            self._list(parent, path)
+            self._files[path] = number
             if member.kind == SYMLINK:
-                self.symlinks[path] = member.link
+                self._symlinks[path] = member.link
 
     def plan(self) -> Plan:
+        members: dict[int, list[bytes]] = {}
+        for path, number in self._files.items():
+            members.setdefault(number, []).append(path)
         missing: dict[bytes, list[bytes]] = {}
-        for path, target in self.links:
-            if (number := self.files.get(target)) is not None:
-                self._name(path, number)
+        targets = {path: self._symlinks.resolve(link) for path, link in self._waiting.items()}
+        for path, target in ends(targets, self._directories).items():
+            if (found := self._files.get(target)) is not None:
+                members[found].append(path)
             else:
                 missing.setdefault(target, []).append(path)
-        del self.directories[b""]
-        return Plan(self.directories, {n: names for n, names in self.names.items() if names}, missing, self.whiteouts)
+        del self._directories[b""]
+        return Plan(self._directories, members, missing, [p for inside in self._whiteouts.values() for p in inside])
 
-    def _link(self, path: bytes, link: bytes) -> None:
-        parent, _, name = link.rpartition(b"/")
-        target = join(self._enter(parent, create=False), name)
-        number = self.files.get(target)
-        if target == path:
-            return
+    def _link(self, parent: bytes, path: bytes, link: bytes) -> None:
+        target = self._symlinks.resolve(link)
+        number = self._files.get(target)
+        if number is not None and target == path:
+            return  # it is there already; GNU tar lets it be, too
+        to = self._symlinks.get(target)
         self._drop(path)
+        self._list(parent, path)
         if number is None:
-            self.links.append((path, target))
-        else:
-            self._name(path, number)
-            if target in self.symlinks:
-                self.symlinks[path] = self.symlinks[target]
+            self._waiting[path] = link
+            return
+        self._files[path] = number
+        if to is not None:
+            self._symlinks[path] = to
 
-    def _name(self, path: bytes, number: int) -> None:
-        self.files[path] = number
-        self.names.setdefault(number, []).append(path)
-
-    def _enter(self, path: bytes, hops: int = 0, *, create: bool = True) -> bytes:
+    def _enter(self, path: bytes) -> bytes:
         """The directory that *path* leads to, made if need be."""
-        if path in self.directories:
-            return path
-        parent, _, name = path.rpartition(b"/")
-        path = join(self._enter(parent, hops, create=create), name)
-        if path in self.symlinks:
-            if hops == MAX_SYMLINKS:
-                raise IntegrityError(f"too many symlinks on the way to {printable(path)} in a layer")
-            return self._enter(follow(path, self.symlinks[path]), hops + 1, create=create)
-        if create and path not in self.directories:
-            self._drop_file(path)
-            self.directories[path] = None
+        path = self._symlinks.lead(path)
+        if path not in self._directories:
+            for each in self._implied.missing(path, self._directories):
+                self._drop(each)
+                self._list(each.rpartition(b"/")[0], each)
+                self._directories[each] = None
         return path
 
-    def _drop_file(self, path: bytes) -> None:
-        number = self.files.pop(path, None)
-        if number is not None:
-            self.names[number].remove(path)
-        self.symlinks.pop(path, None)
-        self.links = [(p, t) for p, t in self.links if p != path] if self.links else self.links
+    def _list(self, parent: bytes, path: bytes) -> None:
+        self._inside.setdefault(parent, []).append(path)
 
     def _drop(self, path: bytes) -> None:
-        self._drop_file(path)
-        if path not in self.directories:
-            return
-        del self.directories[path]
-        inside = path + b"/"
-        for below in [p for p in self.directories if p.startswith(inside)]:
-            del self.directories[below]
-        for below in [p for p in self.files if p.startswith(inside)]:
-            self._drop_file(below)
-        self.whiteouts = [p for p in self.whiteouts if not p.startswith(inside)]
-
-
-def follow(path: bytes, target: bytes) -> bytes:
-    """Where the symlink at *path* with *target* leads, below the root and by names alone."""
-    return clean(target if target.startswith(b"/") else join(path.rpartition(b"/")[0], target))
+        """Nothing is at *path* any more, nor below it."""
+        gone = [path]
+        while gone:
+            path = gone.pop()
+            if self._files.pop(path, None) is None:
+                self._waiting.pop(path, None)
+            elif path in self._symlinks:
+                del self._symlinks[path]
+            if path in self._directories:
+                del self._directories[path]
+                self._symlinks.forget()
+                gone += self._inside.pop(path, ())
+                self._whiteouts.pop(path, None)

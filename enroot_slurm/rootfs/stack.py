@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import EnrootSlurmError, IntegrityError, printable
-from enroot_slurm.rootfs.plan import MAX_SYMLINKS, follow, join
+from enroot_slurm.rootfs.paths import Implied, Symlinks, join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,12 +40,24 @@ class Stack:
         self.names: dict[int, int] = {hash(path): 1 for path in directories}
         """By hashed path: twice the number of the layer that has the name, and 1 more for a directory."""
         self.names.update((hash(path), 0) for path in files)
-        self.removed: set[int] = set()
-        """What whiteouts name."""
-        self.closed: set[int] = set()
-        """Directories into which nothing lower shows through."""
+        self.removed: dict[int, int] = {}
+        """What whiteouts name: the number of the lowest layer that has one."""
+        self.closed: dict[int, int] = {}
+        """Directories into which nothing lower shows through: the number of the lowest layer that says so."""
         self.depth = 0
         """Layers so far; number 0 is the one that the stack is made with."""
+        self.implied = Implied()
+
+    def removes(self, path: bytes, since: int) -> bool:
+        """Whether markers of the layer *since*, or of one between it and the current one, hide *path* of lower ones."""
+        removed, closed = self.removed, self.closed
+        while path:
+            if removed.get(hash(path), 0) >= since:
+                return True
+            path = path.rpartition(b"/")[0]
+            if closed.get(hash(path), 0) >= since:
+                return True
+        return False
 
 
 class LayerNames:
@@ -60,35 +72,22 @@ class LayerNames:
         self._code = 2 * stack.depth
         self._removed: list[int] = []
         self._closed: list[int] = []
+        self._markers: set[int] = set()
         self._hidden: dict[int, int] = {}  # what is no directory and does not show, by hashed path: member numbers
         self.directories: dict[bytes, bool] = {b"": hash(b"") in stack.closed}
         """The directories of this layer, named or implied: True where what is inside is hidden."""
         self.shown: dict[bytes, tuple[int, int]] = {}
         """Mode and mtime of the directories that this layer is the highest to have."""
-        self.symlinks: dict[bytes, bytes] = {}
-        """Targets of the symlinks of this layer, hidden ones too: they lead names of this layer elsewhere."""
+        self.symlinks = Symlinks(self.directories)
+        """Those of this layer, hidden ones too."""
 
-    def enter(self, path: bytes, implied: tuple[int, int], hops: int = 0) -> bytes:
+    def enter(self, path: bytes, implied: tuple[int, int]) -> bytes:
         """The directory that *path* leads to in this layer; where no member names it, it gets *implied* attributes."""
-        if path in self.directories:
-            return path
-        parent, _, name = path.rpartition(b"/")
-        path = join(self.enter(parent, implied, hops), name)
-        if path in self.symlinks:
-            return self.enter(self._follow(path, hops), implied, hops + 1)
+        path = self.symlinks.lead(path)
         if path not in self.directories:
-            self.directory(path, implied)
+            for each in self._stack.implied.missing(path, self.directories):
+                self.directory(each, implied)
         return path
-
-    def resolve(self, path: bytes, hops: int = 0) -> bytes:
-        """*path* with the symlinks of this layer followed in all but its last component."""
-        parent, _, name = path.rpartition(b"/")
-        if parent and parent not in self.directories:
-            parent = self.resolve(parent, hops)
-            while parent in self.symlinks:
-                parent = self.resolve(self._follow(parent, hops), hops + 1)
-                hops += 1
-        return join(parent, name)
 
     def directory(self, path: bytes, attributes: tuple[int, int]) -> None:
         """A directory, whose parent has been entered, with its mode and mtime; the last to come has its way."""
@@ -127,7 +126,7 @@ class LayerNames:
         return VISIBLE if self._stack.names.get(key) == self._code else self._hidden.get(key)
 
     def whiteout(self, parent: bytes, name: bytes) -> bool:
-        """The marker *name*, which starts with ``.wh.``, in the entered *parent*; False if it means nothing."""
+        """The marker *name*, which starts with ``.wh.``, in the entered *parent*; False if it means nothing new."""
         if name == _OPAQUE:
             self._closed.append(hash(parent))
         elif name.startswith(_AUFS):
@@ -139,24 +138,14 @@ class LayerNames:
             key = hash(join(parent, victim))
             self._removed.append(key)
             self._closed.append(key)
+        key = hash(join(parent, name))
+        if self.directories[parent] or key in self._markers:
+            return False
+        self._markers.add(key)
         return True
-
-    def removes(self, path: bytes) -> bool:
-        """Whether this layer's markers hide *path* of lower layers."""
-        while path:
-            if hash(path) in self._removed:
-                return True
-            path = path.rpartition(b"/")[0]
-            if hash(path) in self._closed:
-                return True
-        return False
 
     def close(self) -> None:
         """End the layer: its markers take effect on those below."""
-        self._stack.removed.update(self._removed)
-        self._stack.closed.update(self._closed)
-
-    def _follow(self, path: bytes, hops: int) -> bytes:
-        if hops >= MAX_SYMLINKS:
-            raise IntegrityError(f"too many symlinks on the way to {printable(path)} in a layer")
-        return follow(path, self.symlinks[path])
+        depth = self._stack.depth
+        self._stack.removed.update(dict.fromkeys(self._removed, depth))
+        self._stack.closed.update(dict.fromkeys(self._closed, depth))

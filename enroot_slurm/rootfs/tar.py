@@ -12,8 +12,10 @@ import re
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.errors import IntegrityError, printable
-from enroot_slurm.rootfs import sparse
+from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
+from enroot_slurm.rootfs import pax, sparse
+from enroot_slurm.rootfs.numbers import decimal, decimal_seconds, signed, unsigned
+from enroot_slurm.rootfs.paths import MAX_PATH, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,22 +32,19 @@ __all__ = [
     "SYMLINK",
     "Member",
     "Reader",
-    "clean",
 ]
 
 FILE, HARDLINK, SYMLINK, CHAR, BLOCK, DIRECTORY, FIFO = b"0123456"
 
-_PAX_NEXT, _PAX_GLOBAL, _PAX_SOLARIS, _LONG_NAME, _LONG_LINK, _OLD_SPARSE = b"xgXLKS"
+_PAX_NEXT, _PAX_GLOBAL, _PAX_SOLARIS, _LONG_NAME, _LONG_LINK, _OLD_SPARSE, _DUMPDIR = b"xgXLKSD"
 _EXTENDED = frozenset((_PAX_NEXT, _PAX_GLOBAL, _PAX_SOLARIS, _LONG_NAME, _LONG_LINK))
 _VOLUME_KINDS = b"VMN"  # labels and continuations of GNU tar's multi-volume archives: no files
 _MAX_EXTENDED = 1 << 20  # bytes of the PAX headers and long names of one member
 _MAX_SIZE = 1 << 42
-_MAX_PATH, _MAX_NAME = 4096, 255  # PATH_MAX and NAME_MAX (limits.h)
-_MAX_DEPTH = 512  # directories in each other
+_MAX_CHECKSUM = 512 * 255
+_MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # Linux' (linux/kdev_t.h), and squashfs'
 _TIME_MASK = 0xFFFFFFFF  # squashfs has 32 bits; times before 1970 wrap around, as in mksquashfs before 4.7
-_USED_KEYWORDS = frozenset((b"path", b"linkpath", b"size", b"mtime"))  # of global PAX headers: others are of no use
 _NO_DEVICE = (0, 0)
-_SECONDS = re.compile(rb"(-?)(\d{1,18})(?:\.(\d*))?")
 # Mode, owner, size and time in their plain forms; checksum; a file or symlink; ustar; no prefix.
 _PLAIN = re.compile(
     rb"(?:[0-7]{7}\0){3}(?:[0-7]{11}[ \0]){2}.{8}(?:0.{100}|2[^\0].{99})ustar(?:  \0|\0\d\d).{80}\0",
@@ -90,10 +89,7 @@ class Reader:
 
     def __iter__(self) -> Iterator[Member]:
         """Yield the members.  Raises: IntegrityError, for an archive that is damaged or cut short."""
-        everywhere: dict[bytes, bytes] = {}
-        records: list[tuple[bytes, bytes]] = []
-        name = link = b""
-        extended = 0  # bytes of headers before the member
+        ahead = _Ahead()
         while self._skip(self._left) and self._more():
             raw = self._take(512)
             if raw[0] == 0 and not raw.strip(b"\0"):
@@ -101,36 +97,26 @@ class Reader:
             _verify(raw)
             kind = raw[156]
             plain = _PLAIN.match(raw, 100) is not None
-            size = int(raw[124:135], 8) if plain else _number(raw[124:136])
-            if size > (_MAX_EXTENDED - extended if kind in _EXTENDED else _MAX_SIZE):
+            size = int(raw[124:135], 8) if plain else unsigned(raw[124:136])
+            if size > (ahead.room if kind in _EXTENDED else _MAX_SIZE):
                 raise IntegrityError(f"a layer has a tar member of {size} bytes, of type {kind}")
             self._left = size + (-size % 512)
             if kind in _EXTENDED:
-                extended += size
-                value = self._take(size)
-                if kind == _LONG_NAME:
-                    name = value.partition(b"\0")[0]
-                elif kind == _LONG_LINK:
-                    link = value.partition(b"\0")[0]
-                elif kind == _PAX_GLOBAL:
-                    everywhere.update(record for record in _pax_records(value) if record[0] in _USED_KEYWORDS)
-                else:
-                    records += _pax_records(value)
+                ahead.add(kind, self._take(size))
                 self._left -= size
                 continue
-            extended = 0
             if kind in _VOLUME_KINDS:
+                ahead.end()
                 continue
-            if name or link or records or everywhere or kind == _OLD_SPARSE:
-                member = self._extended(raw, size, name, link, [*everywhere.items(), *records])
-                name = link = b""
-                records = []
+            if ahead.any or kind == _OLD_SPARSE:
+                member = self._extended(raw, size, ahead)
+                ahead.end()
             elif plain:
                 member = _plain_member(raw, kind, size)
             else:
                 member = _member(raw, kind, _name(raw), _c_string(raw[157:257]), size, None, None)
-            if HARDLINK <= member.kind <= FIFO:
-                self._left = 0
+            if HARDLINK <= kind <= FIFO:
+                self._left = 0  # such a header has no data, whatever its size
             self._member = member
             yield member
         for _ in self._chunks:
@@ -150,28 +136,34 @@ class Reader:
             at = offset + length
         sink.zeros(member.size - at)
 
-    def _extended(
-        self, raw: bytes, stored: int, name: bytes, link: bytes, records: list[tuple[bytes, bytes]]
-    ) -> Member:
+    def _extended(self, raw: bytes, stored: int, ahead: _Ahead) -> Member:
         """The member of a header that others preceded."""
-        pax = {key: value for key, value in records if value}
+        stated = pax.in_force(ahead.everywhere, ahead.records)
         kind = raw[156]
-        if b"size" in pax:
-            stored = _decimal(pax[b"size"], b"size")
+        if b"size" in stated:
+            stored = decimal(stated[b"size"], "size in a PAX header")
+            if stored > _MAX_SIZE:
+                raise IntegrityError(f"a layer has a tar member of {stored} bytes, of type {kind}")
             self._left = stored + (-stored % 512)
-        name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or name or _name(raw)
-        link = pax.get(b"linkpath") or link or _c_string(raw[157:257])
-        mtime = _seconds(pax[b"mtime"]) if b"mtime" in pax else None
+        padding = -stored % 512
+        name = stated.get(b"GNU.sparse.name") or stated.get(b"path") or ahead.name or _name(raw)
+        link = stated.get(b"linkpath") or ahead.link or _c_string(raw[157:257])
+        mtime = decimal_seconds(stated[b"mtime"]) if b"mtime" in stated else None
         layout: sparse.Map | None = None
         if kind == _OLD_SPARSE:
             layout = sparse.old_gnu(raw, lambda: self._take(512))
-        elif pax.get(b"GNU.sparse.major") == b"1":
-            layout = sparse.pax_1_0(pax.get(b"GNU.sparse.realsize", b""), self._take_stored_block)
-        elif b"GNU.sparse.size" in pax:
-            layout = sparse.pax_0(records)
+        elif form := sparse.pax_format(stated):
+            if HARDLINK <= kind <= FIFO or kind == _DUMPDIR:
+                raise IntegrityError(f"{printable(name)} in a layer is sparse, but no file")
+            if form == (1, 0):
+                layout = sparse.pax_1_0(stated, lambda: self._take_stored_block(padding))
+            elif form == (0, 0):
+                layout = sparse.pax_0(ahead.records)
+            else:
+                raise UnsupportedImage(f"the sparse file {printable(name)} in a layer is of a format of the future")
         if layout is None:
             return _member(raw, kind, name, link, stored, mtime, None)
-        if sum(length for _, length in layout.pieces) > self._left:
+        if sum(length for _, length in layout.pieces) > self._left - padding:
             raise IntegrityError(f"the map of the sparse file {printable(name)} in a layer exceeds its data")
         return _member(raw, FILE, name, link, layout.size, mtime, layout.pieces)
 
@@ -203,8 +195,8 @@ class Reader:
             parts.append(part)
         return b"".join(parts)
 
-    def _take_stored_block(self) -> bytes:
-        if self._left < 512:
+    def _take_stored_block(self, padding: int) -> bytes:
+        if self._left - padding < 512:
             raise IntegrityError("a sparse file in a layer has no room for its map")
         self._left -= 512
         return self._take(512)
@@ -227,25 +219,36 @@ class Reader:
             self._at = stop
 
 
-def clean(name: bytes) -> bytes:
-    """*name* as a path below the root: without leading, doubled and final slashes, ``.`` and ``..``.
+class _Ahead:
+    """What headers say of the member that follows; in all they have 1 MiB for it."""
 
-    ``..`` stops at the root.  Raises: IntegrityError, when no file system can hold the name.
-    """
-    if name[:1] not in b"./" and b"//" not in name and b"/." not in name and len(name) <= _MAX_NAME:
-        return name.removesuffix(b"/")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    path = b"/".join(parts)
-    if len(path) > _MAX_PATH or any(len(p) > _MAX_NAME for p in parts):
-        raise IntegrityError(f"a name in a layer is longer than a file system allows: {printable(name)}")
-    if len(parts) > _MAX_DEPTH:
-        raise IntegrityError(f"a name in a layer is more than {_MAX_DEPTH} directories deep: {printable(name)}")
-    return path
+    def __init__(self) -> None:
+        self.everywhere: dict[bytes, bytes] = {}
+        """Of this member and all later ones."""
+        self.end()
+
+    def end(self) -> None:
+        """The member has come."""
+        self.name = self.link = b""
+        self.records: pax.Records = []
+        self.room = _MAX_EXTENDED
+        self.any = bool(self.everywhere)
+
+    def add(self, kind: int, value: bytes) -> None:
+        """A header of this *kind*, which has room.  Raises: IntegrityError."""
+        self.any = True
+        self.room -= len(value)
+        if kind == _LONG_NAME:
+            self.name = _c_string(value)
+        elif kind == _LONG_LINK:
+            self.link = _c_string(value)
+        else:
+            records, count = pax.read_records(value, self.room)
+            self.room -= count * pax.RECORD_COST
+            if kind == _PAX_GLOBAL:
+                self.everywhere.update(pax.for_all(records))
+            else:
+                self.records = records  # a second header replaces the first, as in GNU tar and Go
 
 
 def _plain_member(raw: bytes, kind: int, size: int) -> Member:
@@ -272,22 +275,22 @@ def _member(
 ) -> Member:
     path = clean(name)
     if not FILE <= kind <= FIFO:
-        kind = DIRECTORY if kind == ord("D") else FILE  # POSIX: unknown types are regular files
+        kind = DIRECTORY if kind == _DUMPDIR else FILE  # POSIX: unknown types are regular files
     if kind == FILE and pieces is None and name.endswith(b"/"):
         kind = DIRECTORY  # as before ustar
     if kind == HARDLINK:
         link = clean(link)
     elif kind == SYMLINK:
-        if not link or len(link) >= _MAX_PATH:
+        if not link or len(link) >= MAX_PATH:
             raise IntegrityError(f"the symlink {printable(path)} in a layer has a target of {len(link)} bytes")
     else:
         link = b""
-    device = (_number(raw[329:337]), _number(raw[337:345])) if kind in (CHAR, BLOCK) else _NO_DEVICE
+    device = _device(raw, path) if kind in (CHAR, BLOCK) else _NO_DEVICE
     return Member(
         path=path,
         kind=kind,
-        mode=_number(raw[100:108]) & 0o7777,
-        mtime=(_number(raw[136:148]) if mtime is None else mtime) & _TIME_MASK,
+        mode=unsigned(raw[100:108]) & 0o7777,
+        mtime=(signed(raw[136:148]) if mtime is None else mtime) & _TIME_MASK,
         size=size if kind == FILE else 0,
         link=link,
         device=device,
@@ -303,21 +306,19 @@ def _verify(raw: bytes) -> None:
         raise IntegrityError("a layer is not a tar archive, or is damaged") from None
     # The low half of Adler-32 is the sum plus one modulo 65521, in a tenth of the time of sum().
     actual = (zlib.adler32(raw) & 0xFFFF) - (zlib.adler32(raw[148:156]) & 0xFFFF) + 256
-    if (actual - expected) % 65521:
+    if (actual - expected) % 65521 or not 0 <= expected <= _MAX_CHECKSUM:
         field = raw[:148] + b" " * 8 + raw[156:]
         if expected != sum(field) - 256 * sum(b > 127 for b in field):  # signed sums of old writers
             raise IntegrityError("a layer is not a tar archive, or is damaged: a header's checksum is wrong")
 
 
-def _number(field: bytes) -> int:
-    """A numeric field: octal digits, or GNU's base 256 when the first bit is set."""
-    if field[0] & 0x80:
-        value = int.from_bytes(field, "big", signed=True)
-        return value if field[0] == 0xFF else value + (1 << (8 * len(field) - 1))
-    try:
-        return int(field.partition(b"\0")[0].strip() or b"0", 8)
-    except ValueError:
-        raise IntegrityError(f"a tar header in a layer has a malformed number: {printable(field)}") from None
+def _device(raw: bytes, path: bytes) -> tuple[int, int]:
+    major, minor = unsigned(raw[329:337]), unsigned(raw[337:345])
+    if major > _MAX_MAJOR or minor > _MAX_MINOR:
+        raise IntegrityError(
+            f"the device {printable(path)} in a layer has a number that Linux has not: {major}:{minor}"
+        )
+    return major, minor
 
 
 def _c_string(field: bytes) -> bytes:
@@ -329,33 +330,3 @@ def _name(raw: bytes) -> bytes:
     if raw[345] and raw[257:263] == b"ustar\0":
         return _c_string(raw[345:500]) + b"/" + name
     return name
-
-
-def _decimal(value: bytes, what: bytes) -> int:
-    if not value.isdigit() or len(value) > 18:
-        raise IntegrityError(f"a PAX header in a layer has a malformed {printable(what)}: {printable(value)}")
-    return int(value)
-
-
-def _seconds(value: bytes) -> int:
-    """The whole seconds at or before a PAX time such as ``-1.5``."""
-    match = _SECONDS.fullmatch(value)
-    if match is None:
-        raise IntegrityError(f"a PAX header in a layer has a malformed time: {printable(value)}")
-    whole = int(match[2])
-    return whole if not match[1] else -whole - bool((match[3] or b"").strip(b"0"))
-
-
-def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    r"""The (key, value) pairs of a PAX header: ``LENGTH KEY=VALUE\n``."""
-    at = 0
-    while at < len(data):
-        digits, space, _ = data[at : at + 20].partition(b" ")
-        if not space and not data[at:].strip(b"\0"):
-            return
-        length = int(digits) if digits.isdigit() else 0
-        key, equals, value = data[at + len(digits) + 1 : at + length].partition(b"=")
-        if not space or not equals or not value.endswith(b"\n") or at + length > len(data):
-            raise IntegrityError("a PAX header in a layer is malformed")
-        yield key, value[:-1]
-        at += length

@@ -243,7 +243,6 @@ def test_image_configs():
 @pytest.mark.parametrize(
     "inner",
     [
-        {"Env": ["A=1\nLD_PRELOAD=/x"]},
         {"Env": "A\0B"},
         {"Env": [1]},
         {"WorkingDir": "/a/../b"},
@@ -258,6 +257,17 @@ def test_configs_that_files_can_not_hold_are_refused(inner):
     """NUL, line breaks where a line is an entry, and `..` are errors."""
     with pytest.raises(IntegrityError, match="image config"):
         ImageConfig.parse(json.dumps({"config": inner}).encode())
+
+
+def test_what_files_can_not_hold_is_dropped():
+    """A variable with a line break, and a volume that is no absolute path, are left out, and that is told."""
+    inner = {"Env": ["A=1", "PS1=a\nb", "K=-----BEGIN\rsecret", "B=2"], "Volumes": {"/v": {}, "": {}, "rel": {}}}
+    config = ImageConfig.parse(json.dumps({"config": inner}).encode())
+    assert (config.env, config.volumes) == (("A=1", "B=2"), ("/v",))
+    said = "\n".join(config.dropped)
+    assert len(config.dropped) == 4
+    assert all(word in said for word in ("variable PS1", "variable K", "volume ''", "volume 'rel'"))
+    assert "BEGIN" not in said
 
 
 def test_media_types_that_pretend_are_refused_as_unsupported():

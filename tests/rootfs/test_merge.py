@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import tempfile
 
@@ -350,3 +351,164 @@ def test_a_maze_of_symlinks():
     for planned in (False, True):
         with pytest.raises(IntegrityError):
             merge([archive([*links, ("a0/f", FILE, 0o644, "")])], planned=planned)
+
+
+# ---- names that are replaced, and links to them
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([[("a/b", LINK, 0, "a"), f("a", "1")]], {"a": "1"}),
+        ([[f("a", "1")], [("c", DIR, 0o755, ""), ("c/b", LINK, 0, "a"), f("c", "2")]], {"a": "1", "c": "2"}),
+        (
+            [[f("a", "1")], [("c", DIR, 0o755, ""), ("c/b", LINK, 0, "a"), f("c", "2"), ("c", DIR, 0o755, "")]],
+            {"a": "1", "c": ""},
+        ),
+        ([[("a", LINK, 0, "b"), ("b", LINK, 0, "c"), f("c", "1")]], {"a": "1", "b": "1", "c": "1"}),
+        ([[("b", LINK, 0, "c"), ("a", LINK, 0, "b"), f("c", "0"), f("c", "1")]], {"a": "1", "b": "1", "c": "1"}),
+        ([[f("t", "1")], [("a", LINK, 0, "t")], [("b", LINK, 0, "a")]], {"a": "1", "b": "1", "t": "1"}),
+        ([[("d", DIR, 0o755, ""), ("d/.wh.x", FILE, 0o644, ""), f("d", "1"), f("d/y", "2")]], {"d": "", "d/y": "2"}),
+        ([[f("a/x")], [f(".wh.a"), ("a", DIR, 0o755, ""), f(".wh.a/y")]], {"a": ""}),
+        ([[f("a", "1"), ("a", LINK, 0, "a")]], {"a": "1"}),
+        (
+            [[("l", LINK, 0, "s/f"), ("s", SYMLINK, 0o777, "d"), f("d/f", "1")]],
+            {"l": "1", "s": "d", "d": "", "d/f": "1"},
+        ),
+    ],
+)
+def test_replaced_names(layers, expected):
+    """What is dropped takes all with it that is below, links too; a stream and a plan agree."""
+    archives = [archive(layer) for layer in layers]
+    for planned in (None, True):
+        tree, _ = merge(archives, planned=planned)
+        assert {path: entry[3] for path, entry in tree.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ([("a", LINK, 0, "a")], "a is a hard link to itself"),
+        ([("a", LINK, 0, "b"), ("b", LINK, 0, "c"), ("c", LINK, 0, "b")], "is a hard link to itself"),
+        ([("d", DIR, 0o755, ""), ("a", LINK, 0, "d")], "a is a hard link to d in a layer, a directory"),
+        ([("a", LINK, 0, "d"), f("d/x")], "a directory"),
+    ],
+)
+@pytest.mark.parametrize("planned", [False, True])
+def test_links_that_can_not_be(layer, message, planned):
+    """A hard link to itself, or to a directory, is refused; it does not disappear."""
+    with pytest.raises(IntegrityError, match=message):
+        merge([archive([f("d"), *layer]) if "d" not in message else archive(layer)], planned=planned)
+    with pytest.raises(IntegrityError, match=message):  # below a layer that hides it, too
+        merge([archive(layer), archive([f(".wh.a"), f(".wh.b"), f(".wh.c")])], planned=planned)
+
+
+def test_names_that_whiteouts_hide_have_one_marker():
+    """With markers, a whiteout that comes twice, or has files below it, is one empty file."""
+    for members in ([f(".wh.a"), f(".wh.a")], [f(".wh.a"), f(".wh.a/b")], [f(".wh.a/b"), f(".wh.a")]):
+        for planned in (False, True):
+            with tempfile.TemporaryFile() as out:
+                sink = TarWriter(out.fileno())
+                merged = Merge(sink, NO_RC, NOW, limit=1 << 30, markers=True)
+                merged.add_layer(lambda members=members: iter([archive(members)]), planned=planned)
+                merged.finish()
+                sink.close()
+                out.seek(0)
+                assert set(read(out, merged.inodes)[0]) == {".wh.a"}
+
+
+# ---- work is in proportion to the input: lines of Python are counted, which no other process changes
+
+
+def work(*layers, planned=False, error=None):
+    """Lines of the package that a merge runs; and how many members there are."""
+    archives = [archive(layer) for layer in layers]
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        if "enroot_slurm/rootfs" not in frame.f_code.co_filename:
+            return None
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        merge(archives, planned=planned)
+    except IntegrityError:
+        assert error
+    finally:
+        sys.settrace(None)
+    return count
+
+
+def chain(n):
+    return [(f"l{i}", LINK, 0, f"l{i + 1}") for i in range(n)] + [f(f"l{n}", "x")]
+
+
+def replaced(n):
+    return [member for i in range(n) for member in (("d", DIR, 0o755, ""), f(f"d/{i}"), f("d"))]
+
+
+def links_replaced(n):
+    return [f("t"), *((f"l{i}", LINK, 0, "t") for i in range(n)), *(f(f"l{i}") for i in range(n))]
+
+
+def files_kept_while_others_go(n):
+    return [*(f(f"k/{i}") for i in range(n)), *(m for i in range(n) for m in (f(f"g{i}/x"), f(f"g{i}")))]
+
+
+def whiteouts_and_links(n):
+    return [*(f(f"w/.wh.{i}") for i in range(n)), *((f"l{i}", LINK, 0, f"t{i}") for i in range(n))]
+
+
+LAYERS = {
+    "chain": (lambda n: [chain(n)]),
+    "chain backwards": (lambda n: [chain(n)[::-1]]),
+    "directories replaced": (lambda n: [replaced(n)]),
+    "links replaced": (lambda n: [links_replaced(n)]),
+    "others kept": (lambda n: [files_kept_while_others_go(n)]),
+    "whiteouts and links": (lambda n: [[f(f"t{i}") for i in range(n)], whiteouts_and_links(n)]),
+    "links through layers": (lambda n: [[f(f"t{i}") for i in range(n)], *[[f(".wh.z")]] * n, whiteouts_and_links(n)]),
+    "below a symlink": (lambda n: [[("s", SYMLINK, 0o777, "d"), *(f(f"s/{i}/x/y") for i in range(n))]]),
+    "symlinks and names": (
+        lambda n: [[m for i in range(n) for m in ((f"s{i}", SYMLINK, 0o777, "d/" * 9), f(f"s{i}/x{i}"))]]
+    ),
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("planned", [None, True])
+def test_work_is_linear(layers, planned):
+    """Twice the members are twice the work."""
+    assert work(*layers(400), planned=planned) < 2.2 * work(*layers(200), planned=planned)
+
+
+def test_symlinks_that_double(tmp_path):
+    """Each symlink of ``lN -> lN-1/lN-1`` doubles the way; it ends after 40, whatever it is."""
+    links = [("l0", SYMLINK, 0o777, "."), *((f"l{i}", SYMLINK, 0o777, f"l{i - 1}/l{i - 1}") for i in range(1, 200))]
+    for planned in (False, True):
+        few = work([*links, f("l4/x")], planned=planned)
+        assert work([*links, f("l199/x")], planned=planned, error=True) < few + 2000
+    tree = tree_of([*links, f("l3/x", "1")])
+    assert tree["x"][3] == "1"
+
+
+def test_long_ways_add_up():
+    """A name that leads through much is followed, many of them are refused: the steps of a layer are limited."""
+    names = [(f"s{i}", SYMLINK, 0o777, "./" * 40 + f"s{i + 1}") for i in range(30)]
+    layer = [*names, ("s30", SYMLINK, 0o777, "d")]
+    assert tree_of([*layer, f("s0/x", "1")])["d/x"][3] == "1"
+    many = [m for i in range(2000) for m in (f(f"s0/{i}"), (f"t{i}", SYMLINK, 0o777, "d"))]
+    for planned in (False, True):
+        with pytest.raises(IntegrityError, match="lead through too many symlinks"):
+            merge([archive([*layer, *many])], planned=planned)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_implied_directories_are_limited(planned):
+    """A name of a kilobyte implies 500 directories, and thousands of such names gigabytes of paths."""
+    members = [f(f"{i}/" + "d/" * 500 + "f") for i in range(600)]
+    assert len(merge([archive(members[:100])], planned=planned)[0]) > 50_000
+    with pytest.raises(UnsupportedImage, match="imply directories"):
+        merge([archive(members)], planned=planned)

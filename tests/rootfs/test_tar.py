@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+import sys
 import tarfile
 import tempfile
 import tracemalloc
@@ -15,7 +16,8 @@ from support.tar_writer import TarWriter, header
 
 from enroot_slurm.errors import IntegrityError
 from enroot_slurm.rootfs import tar
-from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader, clean
+from enroot_slurm.rootfs.paths import clean
+from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -302,3 +304,281 @@ def test_depth():
     assert clean(b"d/" * 511 + b"f").count(b"/") == 511
     with pytest.raises(IntegrityError, match="more than 512 directories deep"):
         clean(b"d/" * 512 + b"f")
+
+
+# ---- headers that are odd: what GNU tar and Go's archive/tar make of them is right
+
+
+def raw(name=b"f", kind=b"0", size=b"%011o\0" % 0, link=b"", at=()):
+    """A ustar header, with other bytes *at* some places."""
+    block = bytearray(512)
+    fields = ((0, name), (100, b"0000644\0"), (124, size), (136, b"14524770400\0"), (156, kind), (157, link))
+    for offset, value in (*fields, (257, b"ustar\x0000"), *at):
+        block[offset : offset + len(value)] = value
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def octal(number):
+    return b"%011o\0" % number
+
+
+def padded(content):
+    return content + bytes(-len(content) % 512)
+
+
+NEGATIVE = {
+    "base 256": b"\xff" * 10 + b"\xfe\0",
+    "base 256, one bit": b"\xc0" + bytes(11),
+    "octal": b"-0000001000\0",
+}
+
+
+@pytest.mark.parametrize("size", NEGATIVE.values(), ids=NEGATIVE)
+@pytest.mark.parametrize("kind", [b"0", b"x", b"g", b"L", b"K", b"5", b"S", b"?"])
+def test_negative_sizes_are_refused(kind, size):
+    """What counts is unsigned, whichever header says it; reading goes neither back nor on for ever."""
+    with pytest.raises(IntegrityError, match="negative number"):
+        read(raw(kind=kind, size=size) + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    "size", [b"0o000000007\0", b"0_000_00007\0", b"+0000000007\0", b"0000 000007\0", b"0000000008\0\0"]
+)
+def test_numbers_of_python_are_no_numbers_of_tar(size):
+    """Forms that only Python reads are malformed."""
+    with pytest.raises(IntegrityError, match="malformed number"):
+        read(raw(size=size) + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    "size", [b"\x0000000000003", b"        3 \0\0", b"3\0junkjunk\0\0", b"00000000003\0", b"3 \0\0\0\0\0\0\0\0\0\0"]
+)
+def test_blanks_and_zeros_around_numbers(size):
+    """Old writers pad numbers in many ways; all are read as GNU tar and Go read them."""
+    data = raw(size=size) + padded(b"abc") + bytes(1024)
+    assert contents(rewrite(data))[0][5] == b"abc"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (b"0000000\0", b"7777777\0"),
+        (b"0010000\0", b"0000000\0"),
+        (b"-000001\0", b"0000000\0"),
+        (b"0000000\0", b"\xff" * 8),
+        (b"\x80\0\0\0\xff\xff\xff\xff", b"0000000\0"),
+    ],
+)
+@pytest.mark.parametrize("kind", [b"3", b"4"])
+def test_devices_that_linux_has_not_are_refused(kind, fields):
+    """Major numbers have 12 bits, minor ones 20."""
+    with pytest.raises(IntegrityError, match="number"):
+        read(raw(kind=kind, at=((329, fields[0]), (337, fields[1]))) + bytes(1024))
+    (whole,) = read(raw(kind=kind, at=((329, b"0007777\0"), (337, b"3777777\0"))) + bytes(1024))
+    assert whole.device == (4095, (1 << 20) - 1)
+
+
+def test_negative_pieces_are_refused():
+    """The map of a sparse file counts too."""
+    fields = ((257, b"ustar  \0"), (386, octal(0)), (398, b"-0000001000\0"), (483, octal(1024)))
+    with pytest.raises(IntegrityError, match="negative number"):
+        read(raw(kind=b"S", size=octal(512), at=fields) + bytes(512 + 1024))
+    fields = ((257, b"ustar  \0"), (386, octal(0)), (398, b"\xff" * 12), (483, octal(1024)))
+    with pytest.raises(IntegrityError, match="negative number"):
+        read(raw(kind=b"S", size=octal(512), at=fields) + bytes(512 + 1024))
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [(b"path", b"0"), (b"linkpath", b"2"), (b"linkpath", b"1"), (b"GNU.sparse.name", b"0")]
+)
+@pytest.mark.parametrize("where", [b"x", b"g", b"X"])
+def test_nul_in_a_name(key, kind, where):
+    """Programs in C would end the name there, and read another one than we do: refused, as by Go."""
+    with pytest.raises(IntegrityError, match="holds a NUL"):
+        read(pax(where, [(key, b"foo\0bar")]) + raw(kind=kind, link=b"t"))
+
+
+def test_the_second_pax_header_replaces_the_first():
+    """As in GNU tar and Go, so that one digest has one tree wherever it is unpacked."""
+    (found,) = read(pax(b"x", [(b"path", b"one"), (b"mtime", b"5")]) + pax(b"x", [(b"mtime", b"7")]) + raw(b"f"))
+    assert (found.path, found.mtime) == (b"f", 7)
+
+
+def test_an_empty_local_value_takes_back_a_global_one():
+    """POSIX: it deletes what a global header said, of this member only; the header's own field holds."""
+    everywhere = pax(b"g", [(b"path", b"all"), (b"mtime", b"5")])
+    found = read(everywhere + pax(b"x", [(b"path", b"")]) + raw(b"own") + raw(b"next"))
+    assert [(m.path, m.mtime) for m in found] == [(b"own", 5), (b"all", 5)]
+    found = read(everywhere + pax(b"g", [(b"path", b"")]) + raw(b"own"))
+    assert [(m.path, m.mtime) for m in found] == [(b"own", 5)]
+
+
+def test_headers_before_a_volume_label_are_its_own():
+    """A long name belongs to the header that follows it, even if that is none of a file."""
+    assert [m.path for m in read(pax(b"x", [(b"path", b"label")]) + raw(kind=b"V") + raw(b"f"))] == [b"f"]
+
+
+@pytest.mark.parametrize("text", [b"5", b"+5", b"0000000000000000005", b"0" * 5000 + b"5"])
+def test_pax_sizes(text):
+    """Signs and zeros before a size are harmless."""
+    data = pax(b"x", [(b"size", text)]) + raw(size=octal(0)) + padded(b"hello") + raw(b"g") + bytes(1024)
+    assert [(entry[0], entry[5]) for entry in contents(rewrite(data))] == [("f", b"hello"), ("g", b"")]
+
+
+@pytest.mark.parametrize("text", [b"-5", b"5.0", b" 5", b"+", b"9" * 20, b"9" * 5000, b"1" + b"0" * 18, b"5_0"])
+def test_pax_sizes_that_are_none(text):
+    """A size is a number of bytes, and not of more than there can be."""
+    with pytest.raises(IntegrityError):
+        read(pax(b"x", [(b"size", text)]) + raw() + bytes(1024))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (b".5", 0),
+        (b"+5", 5),
+        (b"-.5", 2**32 - 1),
+        (b"9223372036854775807", 2**32 - 1),
+        (b"0000000000000000000001.5", 1),
+    ],
+)
+def test_pax_times_of_other_writers(text, seconds):
+    """Times are read liberally."""
+    (found,) = read(pax(b"x", [(b"mtime", text)]) + raw())
+    assert found.mtime == seconds
+
+
+@pytest.mark.parametrize("text", [b".", b"-", b"+-5", b"5e3", b"1" * 20, b"1.5.5"])
+def test_pax_times_that_are_none(text):
+    """What is no time is refused."""
+    with pytest.raises(IntegrityError, match="malformed time"):
+        read(pax(b"x", [(b"mtime", text)]) + raw())
+
+
+ODD = {
+    "dumpdir": raw(b"d/", b"D", octal(4)) + padded(b"Yz\0\0"),
+    "directory by its name": raw(b"d/", b"0", octal(5)) + padded(b"hello"),
+    "directory of V7": raw(b"d/", b"\0", octal(1024)) + raw(b"hidden") + raw(b"hidden2"),
+    "unknown type": raw(b"d", b"Z", octal(1024)) + raw(b"hidden") + raw(b"hidden2"),
+    "unknown type, name of a directory": raw(b"d/", b"Z", octal(1024)) + raw(b"hidden") + raw(b"hidden2"),
+    "contiguous": raw(b"d", b"7", octal(5)) + padded(b"hello"),
+    "hard link with a size": raw(b"d") + raw(b"e", b"1", octal(1024), link=b"d"),
+}
+
+
+@pytest.mark.parametrize("data", ODD.values(), ids=ODD)
+def test_data_is_what_the_type_says(data, tmp_path):
+    """Whether data follows is said by the header's type, not by what the name makes of it: as GNU tar sees it."""
+    data += raw(b"z") + bytes(1024)
+    done = subprocess.run(["tar", "-t"], input=data, capture_output=True, check=False)
+    assert [m.path for m in read(data)] == [name.rstrip(b"/") for name in done.stdout.split()]
+
+
+def test_incremental_archives_of_gnu_tar(tmp_path):
+    """``tar -g`` puts a listing behind each directory."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "f").write_bytes(b"x")
+    command = ["tar", "-c", "-g", str(tmp_path / "snar"), "-C", str(tmp_path), "a"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    assert [m.path for m in read(data)] == [b"a", b"a/b", b"a/b/f"]
+
+
+SPARSE = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"600")]
+
+
+@pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"5", b"6", b"D"])
+@pytest.mark.parametrize("records", [SPARSE, [(b"GNU.sparse.size", b"5"), (b"GNU.sparse.map", b"0,5")]])
+def test_only_files_are_sparse(kind, records):
+    """A sparse directory or symlink is refused, as by Go."""
+    data = pax(b"x", records) + raw(kind=kind, size=octal(1024), link=b"t") + bytes(4096)
+    with pytest.raises(IntegrityError, match="is sparse, but no file"):
+        read(data)
+
+
+def test_padding_is_no_data():
+    """Neither the data of a sparse file nor its map is taken from the padding."""
+    with pytest.raises(IntegrityError, match="exceeds its data"):
+        read(pax(b"x", [(b"GNU.sparse.size", b"5"), (b"GNU.sparse.map", b"0,5")]) + raw(size=octal(4)) + bytes(512))
+    body = padded(b"1\n0\n5\n") + b"hell"
+    with pytest.raises(IntegrityError, match="exceeds its data"):
+        read(pax(b"x", SPARSE) + raw(size=octal(len(body))) + padded(body))
+    with pytest.raises(IntegrityError, match="no room for its map"):
+        read(pax(b"x", SPARSE) + raw(size=octal(6)) + padded(b"1\n0\n5\n") + bytes(1024))
+
+
+def test_sparse_formats_of_the_future():
+    """A format that nobody knows would give wrong contents."""
+    with pytest.raises(IntegrityError, match="format of the future"):
+        read(pax(b"x", [(b"GNU.sparse.major", b"2"), (b"GNU.sparse.minor", b"0")]) + raw())
+
+
+def counted_lines(function):
+    """How many lines of the package's Python code *function* runs."""
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        if "enroot_slurm" not in frame.f_code.co_filename:
+            return None
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(None)
+    return count
+
+
+def test_maps_are_read_in_one_go():
+    """Twice the pieces are twice the work, whatever the blocks that they come in."""
+
+    def work(pieces):
+        text = b"%d\n" % pieces + b"".join(b"%d\n1\n" % (2 * i) for i in range(pieces))
+        body = padded(text) + b"x" * pieces
+        records = [*SPARSE[:2], (b"GNU.sparse.realsize", b"%d" % (2 * pieces))]
+        data = pax(b"x", records) + raw(size=octal(len(body))) + padded(body) + bytes(1024)
+        (found,) = Reader([data])
+        assert len(found.pieces) == pieces
+        return counted_lines(lambda: list(Reader([data])))
+
+    assert work(8000) < 2.2 * work(4000)
+
+
+def test_endless_numbers_in_a_map():
+    """A line that has no end is no number; it is not read to the end of the layer."""
+    body = b"0" * (40 << 20)
+    reads = []
+
+    def chunks():
+        yield pax(b"x", [*SPARSE[:2], (b"GNU.sparse.realsize", b"5")]) + raw(size=octal(len(body)))
+        for at in range(0, len(body), 512):
+            reads.append(at)
+            yield body[at : at + 512]
+
+    with pytest.raises(IntegrityError, match="malformed map"):
+        list(Reader(chunks()))
+    assert len(reads) < 5
+
+
+def test_tiny_records_are_limited():
+    """Thousands of records of a few bytes take longer than one long one; a member has room for some 16,000."""
+    with pytest.raises(IntegrityError, match="too many PAX records"):
+        read(pax(b"x", [(b"k", b"")] * 20_000) + raw())
+    with pytest.raises(IntegrityError):
+        read(pax(b"x", [(b"k", b"")] * 5000) * 4 + raw())
+    assert len(read((pax(b"x", [(b"k", b"")] * 10_000) + raw()) * 4)) == 4
+
+
+@pytest.mark.parametrize(
+    "text", [b"4 =\n", b"5 k=\0", b"05 k=", b"6 k\n==", b"99 k=v\n", b"-6 k=v\n", b"6  k=\n7", b"x", b"3 \n"]
+)
+def test_malformed_records_are_refused(text):
+    """A record's length is that of the record, and it has a key."""
+    info = tarfile.TarInfo("h")
+    info.type, info.size = b"x", len(text)
+    with pytest.raises(IntegrityError, match="malformed"):
+        read(info.tobuf(tarfile.USTAR_FORMAT) + padded(text) + raw())

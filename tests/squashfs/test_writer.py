@@ -17,7 +17,7 @@ from support.stacks import RC, STACKS, assert_equal, corners, members, mounted, 
 from support.tools import require_root, require_tools
 from support.tree import diff_trees, read_tree
 
-from enroot_slurm.errors import ConversionError
+from enroot_slurm.errors import ConversionError, IntegrityError
 from enroot_slurm.squashfs.format.superblock import Superblock
 from enroot_slurm.squashfs.options import SquashOptions
 from enroot_slurm.squashfs.writing import compressors
@@ -284,3 +284,40 @@ def test_a_library_that_is_missing(monkeypatch, name, package):
     with pytest.raises(ConversionError, match=f"'-comp {name}' needs a library") as caught:
         compressors.compressor_of(SquashOptions.parse(f"-comp {name}"))
     assert package in caught.value.hint
+
+
+@pytest.mark.parametrize("path", [b"a\0b", b"d\0/a", b"d/..", b".", b"d//a", b"d/", b"x/../y"])
+def test_impossible_names_are_never_written(tmp_path, path):
+    """What the reader of layer images refuses, and unsquashfs calls corrupted, is refused, whatever way it came."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        ImageWriter(tmp_path / "image", SquashOptions.parse("-comp gzip"), pool) as writer,
+    ):
+        writer.file(b"d/fine", 0o644, 0, 0)
+        writer.file(path, 0o644, 0, 0)
+        above = {path[:at] for at in range(len(path)) if path[at : at + 1] == b"/"}
+        with pytest.raises(IntegrityError, match="impossible name"):
+            writer.finish(len(above | {b"", b"d"}) + 2)
+
+
+def test_a_name_twice_is_never_written(tmp_path):
+    """Readers find one of the two, or call the image corrupted."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        ImageWriter(tmp_path / "image", SquashOptions.parse("-comp gzip"), pool) as writer,
+    ):
+        writer.file(b"f", 0o644, 0, 0)
+        writer.symlink(b"f", 0, b"g")
+        with pytest.raises(IntegrityError, match="one twice"):
+            writer.finish(3)
+
+
+@pytest.mark.parametrize("device", [(4096, 0), (0, 1 << 20), (-1, 0), (0, -1)])
+def test_devices_that_no_image_can_hold(tmp_path, device):
+    """A device number has 12 and 20 bits."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        ImageWriter(tmp_path / "image", SquashOptions.parse("-comp gzip"), pool) as writer,
+        pytest.raises(IntegrityError, match="no device"),
+    ):
+        writer.device(b"d", "b", 0o600, 0, device)

@@ -6,7 +6,9 @@ numbers are relative to, and up to 256 names.  Names are in the order of their b
 
 from __future__ import annotations
 
+import operator
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.squashfs.format.codec import METADATA_SIZE
@@ -14,11 +16,11 @@ from enroot_slurm.squashfs.format.metadata import block_at
 from enroot_slurm.squashfs.format.superblock import CannotJoin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from enroot_slurm.squashfs.format.metadata import Metadata
 
-__all__ = ["Listing", "name_at", "read_listing", "write_listing"]
+__all__ = ["Listing", "name_at", "possible", "read_listing", "write_listing"]
 
 _RUN = struct.Struct("<III")  # names, less one; block of the inodes; number of the first
 _NAME = struct.Struct("<HhHH")  # offset of the inode in its block, relative number, kind, length less one; the name
@@ -26,7 +28,7 @@ _INDEX = struct.Struct("<III")  # offset in the listing; block of the directory 
 _MAX_NAMES = 256
 _MAX_LENGTH = 256
 _MAX_LISTING = 1 << 31  # of 32 bits
-_RESERVED = frozenset((b".", b".."))
+_RESERVED = frozenset((b"", b".", b".."))
 
 
 class Listing(NamedTuple):
@@ -36,6 +38,21 @@ class Listing(NamedTuple):
     size: int
     skips: list[bytes]
     """An entry for each run that starts 8 KiB after the last one that has an entry, so that lookups can skip."""
+
+
+def possible(names: Sequence[bytes]) -> bool:
+    """Whether a directory can have these *names*: proper ones, each once, in the order of their bytes.
+
+    What is written is held to it as is what is read, so that no image is made that programs call corrupted.
+    """
+    together = b"/".join(names)
+    return (
+        b"\0" not in together
+        and together.count(b"/") == max(len(names) - 1, 0)
+        and _RESERVED.isdisjoint(names)
+        and all(map(operator.lt, names, islice(names, 1, None)))
+        and max(map(len, names), default=0) <= _MAX_LENGTH
+    )
 
 
 def read_listing(
@@ -51,7 +68,7 @@ def read_listing(
         raise CannotJoin("a directory is longer than its table")
     found: list[tuple[bytes, int, int, int]] = []
     add, unpack = found.append, _NAME.unpack_from
-    previous = b""
+    names: list[bytes] = []
     try:
         while position < stop:
             count, block, _ = _RUN.unpack_from(data, position)
@@ -62,15 +79,15 @@ def read_listing(
             for _ in range(count + 1):
                 offset, _, kind, length = unpack(data, position)
                 name = data[position + 8 : position + 9 + length]
-                if name <= previous or b"/" in name or b"\0" in name or name in _RESERVED or length >= _MAX_LENGTH:
-                    raise CannotJoin("a directory has an impossible name, or is not sorted")
+                names.append(name)
                 add((name, base + offset, kind, position))
-                previous = name
                 position += 9 + length
     except (struct.error, KeyError):
         raise CannotJoin("a directory is damaged") from None
     if position != stop:
         raise CannotJoin("a directory has a name that is longer than it")
+    if not possible(names):
+        raise CannotJoin("a directory has an impossible name, or is not sorted")
     return found
 
 

@@ -39,10 +39,13 @@ class Names:
 
     def directory(self, path: bytes) -> int:
         """The directory at *path*, made if it is not there yet."""
-        directory = self.directories.get(path)
-        if directory is None:
-            parent, _, name = path.rpartition(b"/")
-            above = self.directory(parent)
+        missing = []
+        while (directory := self.directories.get(path)) is None:
+            missing.append(path)
+            path = path.rpartition(b"/")[0]
+        while missing:
+            path, above = missing.pop(), directory
+            name = path.rpartition(b"/")[2]
             directory = self.directories[path] = len(self._inside)
             self._inside.append(bytearray())
             self.subdirectories.append(0)

@@ -14,7 +14,8 @@ from array import array
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from enroot_slurm.errors import ConversionError, printable
+from enroot_slurm.errors import ConversionError, IntegrityError, printable
+from enroot_slurm.squashfs.format.directories import possible
 from enroot_slurm.squashfs.format.inodes import BLOCK_DEVICE, CHAR_DEVICE, DIRECTORY, FIFO, FILE, SYMLINK, File, Special
 from enroot_slurm.squashfs.format.metadata import packed
 from enroot_slurm.squashfs.format.superblock import SUPERBLOCK_SIZE, Flag, Superblock
@@ -45,6 +46,9 @@ _FLAGS = {
 _FLAGS_WITHOUT = {"-no-duplicates": Flag.DEDUPLICATED, "-no-tailends": Flag.ALWAYS_FRAGMENTS}
 
 
+_MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
+
+
 class ImageWriter:
     """Writes *image* of the members that it is given, with *options*; compresses in the threads of *pool*.
 
@@ -52,7 +56,8 @@ class ImageWriter:
     time  the time that all files get, likewise; None leaves them theirs
     checksum  becomes that of the image
 
-    What *image* holds already is overwritten.  Used as a context manager.  Raises: ConversionError, OSError.
+    What *image* holds already is overwritten.  Used as a context manager.  Raises: ConversionError, OSError;
+    IntegrityError, for what no image can hold.
     """
 
     def __init__(
@@ -109,6 +114,8 @@ class ImageWriter:
         """A device (*kind* ``b`` or ``c``) with its major and minor number, or a fifo (``p``)."""
         number = {"b": BLOCK_DEVICE, "c": CHAR_DEVICE, "p": FIFO}[kind]
         major, minor = device
+        if not (0 <= major <= _MAX_MAJOR and 0 <= minor <= _MAX_MINOR):
+            raise IntegrityError(f"no device can be {major}:{minor}, as {printable(path)} is")
         packed = b"" if number == FIFO else struct.pack("<I", minor & 0xFF | major << 8 | (minor & ~0xFF) << 12)
         self._add_special(path, number, mode, mtime, packed)
 
@@ -126,7 +133,7 @@ class ImageWriter:
     def finish(self, inodes: int) -> Superblock:
         """Write the tables; there must be *inodes* inodes.
 
-        Raises: OSError; ConversionError, when there are more or fewer.
+        Raises: OSError; IntegrityError, for names that readers refuse; ConversionError, for more or fewer inodes.
         """
         self._names.forget()
         count = self._count + len(self._names.directories)
@@ -210,10 +217,10 @@ class ImageWriter:
             directory = names.directories[path]
             mode, mtime = self._attributes.get(directory, (0o755, self._now))
             parent = names.directories[path.rpartition(b"/")[0]] if path else len(names.directories)
-            inside = (
-                (name, first + number if kind == DIRECTORY else number, kind)
-                for name, number, kind in names.inside(directory)
-            )
+            found = names.inside(directory)
+            if not possible([name for name, _, _ in found]):
+                raise IntegrityError(f"the directory {printable(b'/' + path)} has an impossible name, or one twice")
+            inside = ((name, first + number if kind == DIRECTORY else number, kind) for name, number, kind in found)
             positions[first + directory] = tables.add_directory(
                 ((name, positions[number], number + 1, kind) for name, number, kind in inside),
                 first + directory + 1,
