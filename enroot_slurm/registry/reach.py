@@ -43,13 +43,13 @@ class Reach:
 
     def __init__(self, registry: Origin, trusted: Sequence[str] = ()) -> None:
         self._registry = registry
-        self._peers = {registry.address} if registry.address else set()
+        self._peers = frozenset({registry.address} if registry.address else ())
         self._networks = [network for network in map(_network, trusted) if network]
         self._names = [name for name in trusted if not _network(name)]
 
     def reached(self, address: Address) -> None:
         """Note that the registry's own host was reached at *address*."""
-        self._peers.add(plain(address))
+        self._peers |= {plain(address)}  # a new set: another thread may be looking through the old one
 
     def realm(self, url: str) -> Origin:
         """The origin of *url*, where the registry says to log in.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, NotFound, RateLimited, printable
 from enroot_slurm.oci.reference import DOCKER_HUB
-from enroot_slurm.registry.retry import RETRIED, Passing, TooMany, come_back, go_duration, retry_after
+from enroot_slurm.registry.retry import LONGEST_WAIT, RETRIED, Passing, TooMany, come_back, go_duration, retry_after
 from enroot_slurm.registry.words import Words, words_of
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def _pull_limit(host: str, response: Response, limit: re.Match[str] | None, dela
         + (f" for {source}" if source else "")
         + " is used up"
     )
-    if delay:
-        return TooMany(f"{text} until {come_back(delay)}{said}", hint=_MIRROR, delay=delay)
-    return RateLimited(f"{text}{said}", hint=_MIRROR)
+    text += (f" until {come_back(delay)}" if delay else "") + said
+    if 0 < delay <= LONGEST_WAIT:
+        return TooMany(text, hint=_MIRROR, delay=delay)
+    return RateLimited(text, hint=_MIRROR)
 
 
 def _limit_text(limit: re.Match[str]) -> str:

@@ -14,12 +14,12 @@ from enroot_slurm.errors import NetworkError, RateLimited
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["RETRIED", "Passing", "Retries", "TooMany", "come_back", "go_duration", "retry_after"]
+__all__ = ["LONGEST_WAIT", "RETRIED", "Passing", "Retries", "TooMany", "come_back", "go_duration", "retry_after"]
 
 RETRIED = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 509, *range(520, 531), 598, 599})
 """Statuses that may be gone at the next attempt; beyond the RFC's those of nginx, Cloudflare and other proxies."""
 _LONGEST_BACKOFF = 30.0
-_LONGEST_WAIT = 120.0
+LONGEST_WAIT = 120.0
 """Seconds that a registry may make us wait; whoever asks for more is told to come back later."""
 _LONGEST = 366 * 86400.0
 """Seconds that any statement is taken for: nobody means more."""
@@ -75,7 +75,7 @@ class Retries:
 
         Raises: *error*, when there were enough; RateLimited, when that would take too long.
         """
-        if error.delay > _LONGEST_WAIT:
+        if error.delay > LONGEST_WAIT:
             raise RateLimited(f"{error}; it asks to come back at {come_back(error.delay)}", hint=error.hint)
         if self._used >= self._limit:
             raise error

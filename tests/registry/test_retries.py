@@ -216,8 +216,12 @@ def test_pull_limit_with_an_end(faulty: Faulty, open_repository: Open):
     """Where its end is stated, that is told."""
     registry = faulty()
     registry.fault("/manifests/", status=429, headers={"Retry-After": "3600"}, body=PULLS % b"")
-    with pytest.raises(RateLimited, match=r"the pull limit is used up until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):
+    with pytest.raises(
+        RateLimited, match=r"the pull limit is used up until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    ) as caught:
         open_repository(f"{registry.host}#team/app").resolve(AMD64)
+    assert str(caught.value).count("UTC") == 1
+    assert registry.count("/manifests/") == 1
 
 
 def test_abuse_limit_of_docker_hub(faulty: Faulty, open_repository: Open):
