@@ -114,7 +114,7 @@ class Files:
             self._left = 0
             self._end(b"".join(pieces))
             return
-        if pieces[0][0] == 0 and not any(piece.tobytes().strip(b"\0") for piece in pieces):
+        if pieces[0][0] == 0 and all(map(_is_zero, pieces)):
             self._file.add_zeros(self._blocks, 1, size)
         else:
             if not self._file.begun:
@@ -183,6 +183,11 @@ class Files:
         if len(candidates) < _MOST_CANDIDATES:
             candidates.append(stored)
         return stored
+
+
+def _is_zero(piece: memoryview) -> bool:
+    """Whether *piece* has but zeros; comparing is ten times as fast as stripping."""
+    return piece.obj is _ZEROS or piece.tobytes() == bytes(len(piece))
 
 
 def _digest(content: bytes) -> int:
