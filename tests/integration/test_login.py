@@ -173,7 +173,7 @@ def test_nobody_answers(import_environment) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ({}, "is no registry: it has no /v2/"),
+        ({"status": 404}, "is no registry: it has no /v2/"),
         ({"status": 200, "body": b"<html>", "headers": {"Content-Type": "text/html"}}, "answers with a web page"),
         ({"status": 503}, "answers 503"),
         ({"status": 429, "headers": {"Retry-After": "1000"}}, "too many requests"),
