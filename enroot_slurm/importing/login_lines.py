@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["line_of", "put_line", "take_lines"]
 
 _MAX_FILE = 64 << 10
+_BOM = "\ufeff"
 
 
 def line_of(registry: str, login: str, secret: Secret) -> str:
@@ -33,19 +35,25 @@ def line_of(registry: str, login: str, secret: Secret) -> str:
 def put_line(file: Path, registry: str, login: str, secret: Secret) -> bool:
     """Put a login into *file*, in place of the one that the same registry and login have; whether there was one.
 
+    A new line goes to the end, but before ``default``: curl looks at nothing behind that.
+
     Raises: ConfigError, when the file can't be understood; StorageError, when it can't be written.
     """
     text = _read(file)
-    entries = _entries(text, file, registry, login)
+    all_entries, mine = _entries(text, file, registry, login)
     line = line_of(registry, login, secret)
-    if entries:
-        for entry in reversed(entries[1:]):
-            text = _without(text, entry)
-        text = text[: entries[0].start] + line + text[entries[0].end :]
+    if mine:
+        changed = text
+        for entry in reversed(mine[1:]):
+            changed = _without(changed, entry)
+        changed = changed[: mine[0].start] + line + changed[mine[0].end :]
     else:
-        text += ("\n" if text and not text.endswith("\n") else "") + line + "\n"
-    _write(file, text)
-    return bool(entries)
+        at = next((entry.start for entry in all_entries if not entry.machine), len(text))
+        before, after = text[:at], text[at:]
+        changed = before + ("" if before in {"", _BOM} or before.endswith("\n") else "\n") + line + "\n" + after
+    expected = [entry for entry in all_entries if entry not in mine] + netrc.parse(line, "")
+    _write(file, _checked(changed, expected, file))
+    return bool(mine)
 
 
 def take_lines(file: Path, registry: str, login: str = "") -> int:
@@ -54,27 +62,43 @@ def take_lines(file: Path, registry: str, login: str = "") -> int:
     Raises: ConfigError, when the file can't be understood; StorageError, when it can't be written.
     """
     text = _read(file)
-    entries = _entries(text, file, registry, login)
-    for entry in reversed(entries):
+    all_entries, mine = _entries(text, file, registry, login)
+    for entry in reversed(mine):
         text = _without(text, entry)
-    if entries:
-        _write(file, text)
-    return len(entries)
+    if mine:
+        _write(file, _checked(text, [entry for entry in all_entries if entry not in mine], file))
+    return len(mine)
 
 
-def _entries(text: str, file: Path, registry: str, login: str) -> list[netrc.MachineEntry]:
-    return [
-        entry
-        for entry in netrc.parse(text, str(file))
-        if entry.machine and one_name(entry.machine) == one_name(registry) and login in {"", entry.login}
-    ]
+def _entries(
+    text: str, file: Path, registry: str, login: str
+) -> tuple[list[netrc.MachineEntry], list[netrc.MachineEntry]]:
+    """All entries, and those for *registry* (and *login*)."""
+    entries = netrc.parse(text, str(file))
+    name = one_name(registry)
+    return entries, [e for e in entries if e.machine and one_name(e.machine) == name and login in {"", e.login}]
+
+
+def _checked(text: str, expected: list[netrc.MachineEntry], file: Path) -> str:
+    """*text*, if it says what is *expected*: in a file that ends within an entry or a macro, a line is part of that."""
+    with contextlib.suppress(ConfigError):
+        if Counter(map(_said, netrc.parse(text, str(file)))) == Counter(map(_said, expected)):
+            return text
+    raise ConfigError(
+        f"{file}: a line can't be put in or taken out without changing the meaning of another one",
+        hint="Correct the file first: an entry, or a macro (macdef), has no end.",
+    )
+
+
+def _said(entry: netrc.MachineEntry) -> tuple[str, str, netrc.NetrcWord | None]:
+    return entry.machine, entry.login, entry.password
 
 
 def _without(text: str, entry: netrc.MachineEntry) -> str:
     """*text* without *entry*, and without what it leaves empty of its lines."""
     before, after = text[: entry.start], text[entry.end :]
     rest = after.lstrip(" \t\r")
-    if before.endswith("\n") or before in {"", "\ufeff"}:
+    if before.endswith("\n") or before in {"", _BOM}:
         after = rest.removeprefix("\n") if rest.startswith("\n") or not rest else after.lstrip(" \t")
     return before + after
 

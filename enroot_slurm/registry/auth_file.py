@@ -186,7 +186,7 @@ def _credential(value: object, place: str) -> Credential | None:
     if texts["auth"]:
         login, password = _decode(texts["auth"])
     if texts["registrytoken"]:
-        return Credential(login, Secret(texts["registrytoken"]), place, "registry")
+        return Credential(login or _IDENTITY_TOKEN, Secret(texts["registrytoken"]), place, "registry")
     if texts["identitytoken"]:
         return Credential(login or _IDENTITY_TOKEN, Secret(texts["identitytoken"]), place, "identity")
     if not login and (texts["auth"] or password):

@@ -17,7 +17,7 @@ local function enroot_slurm_wrong(reference)
   local rest = reference:gsub("^docker://", "")
   if not rest:match("^[%w_%[][^%s%c]*$") then
     return "it is not a reference of an image"
-  elseif rest:gsub("@sha256:%x+$", ""):match("^[^:/#]*:.*@") then
+  elseif rest:gsub("@sha%d+:%x+$", ""):match("^[^:/#]*:.*@") then
     return "a login must not hold a password, which everyone could see"
   elseif rest:match("^[^/#]*[/#]$") then
     return "the image is missing after the registry"

@@ -57,7 +57,7 @@ def keys(*names: str) -> AuthFile:
         ({"auth": auth("ann", "")}, "ann:"),
         ({"auth": auth("zero", ""), "identitytoken": "t"}, "zero:t"),
         ({"identitytoken": "t"}, "<token>:t"),
-        ({"registrytoken": "t"}, ":t"),
+        ({"registrytoken": "t"}, "<token>:t"),
         ({"auth": "", "email": "x@y", "other": [1]}, None),
         ({"auth": None}, None),
         ({}, None),
