@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UsageError,
         WorkerFailed,
     )
+    from enroot_slurm.importing.client import Client
     from enroot_slurm.importing.to_cache import CachedImage, find_image, get_image
     from enroot_slurm.importing.to_file import ImportResult, import_image, resolve_digest
     from enroot_slurm.progress import Progress
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied",
     "CachedImage",
+    "Client",
     "Config",
     "ConfigError",
     "ConversionError",
@@ -72,6 +74,7 @@ __all__ = [
 
 _HOMES = {
     "CachedImage": "importing.to_cache",
+    "Client": "importing.client",
     "Config": "settings.config",
     "ImportResult": "importing.to_file",
     "Progress": "progress",

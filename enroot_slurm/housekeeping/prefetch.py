@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import EnrootSlurmError
+from enroot_slurm.importing.client import Client
 from enroot_slurm.importing.to_cache import get_image
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ class Outcome(NamedTuple):
 def prefetch(wanted: Iterable[ListedImage], *, config: Config, progress: Progress) -> list[Outcome]:
     """What became of each *wanted* image: in the cache now, or the error that was in the way."""
     outcomes = []
-    for each in wanted:
-        try:
-            image = get_image(each.uri, arch=each.arch, config=config, progress=progress)
-            outcomes.append(Outcome(each, image, None))
-        except EnrootSlurmError as error:
-            progress.warn(f"{each.where}: {error}")
-            outcomes.append(Outcome(each, None, error))
+    with Client(config) as client:
+        for each in wanted:
+            try:
+                image = get_image(each.uri, arch=each.arch, progress=progress, client=client)
+                outcomes.append(Outcome(each, image, None))
+            except EnrootSlurmError as error:
+                progress.warn(f"{each.where}: {error}")
+                outcomes.append(Outcome(each, None, error))
     return outcomes

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
+    from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.credentials import Credentials
     from enroot_slurm.settings.config import Config
 
@@ -55,7 +56,9 @@ _REFRESH = 86400.0  # seconds after which it is noted again what a tag leads to
 class Resolution:
     """The registry of the image that *lookup* is for, as a context manager, and turns with other processes."""
 
-    def __init__(self, lookup: Lookup, config: Config, progress: Progress) -> None:
+    def __init__(
+        self, lookup: Lookup, config: Config, progress: Progress, connections: Connections | None = None
+    ) -> None:
         self.lookup = lookup
         self.config = config
         self.progress = progress = _Shown(progress, Work(lookup.own.job))
@@ -67,7 +70,9 @@ class Resolution:
             tell=progress.tell,
         )
         self._failures = Failures(lookup.own, lookup.key, partial(state_of_logins, config, public=lookup.own.public))
-        self.repository = open_repository(lookup.reference, config, progress.warn, public=lookup.own.public)
+        self.repository = open_repository(
+            lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
+        )
         for text in (*config.doubts, *([lookup.warning] if lookup.warning else [])):
             progress.warn(text)
 
@@ -191,6 +196,7 @@ def open_repository(
     *,
     public: bool,
     credentials: Credentials | None = None,
+    connections: Connections | None = None,
 ) -> Repository:
     """The repository of *reference*, with *credentials*, or those that count: the site's if all is to be *public*."""
     credentials = credentials or credentials_of(reference.repository, config, warn, public=public)
@@ -207,7 +213,7 @@ def open_repository(
         ca_file=config.ca_file,
         certs_dirs=tuple(Path(d) for d in config.certs_dirs),
     )
-    return Repository(reference, credentials, transport, warn=warn)
+    return Repository(reference, credentials, transport, warn=warn, connections=connections)
 
 
 class _Shown(Progress):

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import public_errors
 from enroot_slurm.importing.lookup import CachedImage, Lookup
+from enroot_slurm.progress import Progress
 from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
-    from enroot_slurm.progress import Progress
+    from enroot_slurm.importing.client import Client
 
 __all__ = ["CachedImage", "find_image", "get_image"]
 
@@ -36,24 +37,25 @@ def get_image(
     config: Config | None = None,
     progress: Progress | None = None,
     job: str = "",
+    client: Client | None = None,
 ) -> CachedImage:
     """The image that *uri* names, imported into the cache unless it is there.
 
     However many processes ask for it, on all nodes that share the cache, one imports it; the others wait and tell
     *progress* for whom.  A *job* (``JOBID.RESTART``) resolves a tag once, for all its nodes, and learns of failures
-    that other processes have met up to ``failure_ttl`` seconds before.
+    that other processes have met up to ``failure_ttl`` seconds before.  Calls can share a *client*; its settings
+    count unless *config* is given.
 
     Raises: the errors of `enroot_slurm.errors`.
     """
-    config = config or Config.load()
+    config = config or (client.config if client else Config.load())
     lookup = Lookup.of(uri, arch, config, job)
     found = lookup.find()
     if found is not None:
         return found
-    from enroot_slurm.importing.resolution import Resolution  # noqa: PLC0415
-    from enroot_slurm.progress import Progress  # noqa: PLC0415  a hit needs no HTTP client
+    from enroot_slurm.importing.resolution import Resolution  # noqa: PLC0415  a hit needs no HTTP client
 
-    with Resolution(lookup, config, progress or Progress()) as resolution:
+    with Resolution(lookup, config, progress or Progress(), client.connections if client else None) as resolution:
         digest = resolution.resolve()
         found = lookup.image(digest)
         if found is None:

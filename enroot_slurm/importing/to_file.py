@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from enroot_slurm.importing.client import Client
     from enroot_slurm.oci.digest import Digest
 
 __all__ = ["ImportResult", "import_image", "resolve_digest"]
@@ -51,6 +52,7 @@ def import_image(
     config: Config | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    client: Client | None = None,
 ) -> ImportResult:
     """Import the image that *uri* names (``docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST]``) to a squashfs file.
 
@@ -59,15 +61,16 @@ def import_image(
     config    the settings; by default those of `Config.load`
     force     replace an existing file
     progress  hears how far the import is
+    client    what several calls share; its settings count unless *config* is given
 
     The file appears complete or not at all.  Raises: the errors of `enroot_slurm.errors`.
     """
-    config = config or Config.load()
+    config = config or (client.config if client else Config.load())
     progress = progress or Progress()
     lookup = Lookup.of(uri, arch, config, strict=False)
     target = Output(output or Reference.default_filename(uri), force=force)
     seconds = _Seconds()
-    with Resolution(lookup, config, progress) as resolution:
+    with Resolution(lookup, config, progress, client.connections if client else None) as resolution:
         builder = ImageBuilder(resolution)
         digest = resolution.resolve()
         manifest = resolution.manifest(digest)
@@ -98,14 +101,20 @@ def import_image(
 
 @public_errors()
 def resolve_digest(
-    uri: str, *, arch: str | None = None, config: Config | None = None, progress: Progress | None = None
+    uri: str,
+    *,
+    arch: str | None = None,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    client: Client | None = None,
 ) -> Digest:
     """The digest of the manifest that *uri* names now, for the platform *arch* (by default this node's).
 
     Raises: the errors of `enroot_slurm.errors`.
     """
-    config = config or Config.load()
-    with Resolution(Lookup.of(uri, arch, config, strict=False), config, progress or Progress()) as resolution:
+    config = config or (client.config if client else Config.load())
+    lookup, connections = Lookup.of(uri, arch, config, strict=False), client.connections if client else None
+    with Resolution(lookup, config, progress or Progress(), connections) as resolution:
         return resolution.resolve()
 
 

@@ -21,12 +21,14 @@ import json
 import re
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from enroot_slurm.errors import AccessDenied, NetworkError, printable
 from enroot_slurm.oci.reference import DOCKER_HUB
 from enroot_slurm.registry.challenge import Challenge, parse_challenges
+from enroot_slurm.registry.connections import Connections, Token
 from enroot_slurm.registry.origin import Origin, RefusedTarget, same_owner, shown
 from enroot_slurm.registry.words import words_of
 
@@ -72,14 +74,8 @@ class Ask(Protocol):
         """Send a GET, or a POST of *form*, once.  Raises: NetworkError; Passing when asking again may help."""
 
 
-class _Token(NamedTuple):
-    authorization: str
-    credential: Credential | None
-    expires: float  # by time.monotonic
-
-
 _FOREVER = float("inf")
-_NOTHING = _Token("", None, _FOREVER)
+_NOTHING = Token("", None, _FOREVER)
 
 
 class Login:
@@ -100,6 +96,7 @@ class Login:
         reach: Reach,
         ask: Ask,
         warn: Callable[[str], None],
+        connections: Connections | None = None,
     ) -> None:
         self.anonymous = True
         """Whether every answer that was used came without credentials."""
@@ -114,14 +111,20 @@ class Login:
         self.registry = registry
         """Whom it is for."""
         self._reach = reach
+        self._repository = repository
         self._scope = f"repository:{repository}:pull" if repository else ""
         self._user = user
         self._credentials = credentials
         self._ask = ask
         self._warn = warn
         self._lock = threading.Lock()
-        self._token = _NOTHING
-        self._good = False  # whether the token was accepted once: then it has expired when it is rejected
+        self._connections = connections = connections or Connections()
+        known = connections.token(registry, repository, user)
+        if known is not None and known.credential is not None:
+            self.source, self.name = known.credential.source, known.credential.login
+        self._token = known or _NOTHING
+        self._begun = known is not None  # whether it was looked how this registry wants logins
+        self._good = known is not None  # whether the token was accepted once: then it has expired when it is rejected
         self._challenge = Challenge("", {})
         self._realm = ""  # of the challenge, as an absolute URL
         self._without = False  # credentials were rejected: go on without
@@ -136,8 +139,23 @@ class Login:
         """The header's value for the next request; empty when none is known to be needed."""
         with self._lock:
             if time.monotonic() > self._token.expires:
-                self._fetch()
+                if not self._realm:  # another repository's login has left the token, but not how to get one
+                    self._token, self._good, self._begun = _NOTHING, False, False
+                else:
+                    self._fetch()
+            if not self._begun:
+                self._begun = True
+                self._begin(self._connections.challenge(self.registry))
             return self._token.authorization
+
+    def _begin(self, headers: Sequence[str]) -> None:
+        """Log in as *headers* want it, which the registry has answered for another repository; or do nothing."""
+        challenges = parse_challenges(headers)
+        if bearer := [c for c in challenges if c.scheme == "bearer"]:
+            with suppress(AccessDenied):  # told when the registry says it again
+                self._renew_bearer(bearer)
+        elif any(c.scheme == "basic" for c in challenges):
+            self._basic()
 
     def accepted(self, authorization: str) -> None:
         """Note that the registry answered a request with *authorization* well."""
@@ -149,6 +167,8 @@ class Login:
             elif self._without and not self._good:
                 self._warn(f"{self.problem}: going on without them, since the image can be read by anyone")
             self._good = True
+            if authorization:
+                self._connections.accept(self.registry, self._repository, self._user, self._token)
 
     def renew(self, rejected: str, headers: Sequence[str], *, forbidden: bool = False) -> bool:
         """Try to find another Authorization than the *rejected* one; whether there is one.
@@ -161,6 +181,8 @@ class Login:
             if rejected != self._token.authorization:
                 return True  # another thread was faster
             challenges = parse_challenges(headers)
+            if challenges and not forbidden:
+                self._connections.challenged(self.registry, tuple(headers))
             bearer = [c for c in challenges if c.scheme == "bearer"]
             if bearer and not (forbidden and rejected):
                 return self._renew_bearer(bearer) and self._token.authorization != rejected
@@ -189,7 +211,7 @@ class Login:
         credential = self._look_up(self.registry.netloc)
         if credential is None:
             return False
-        self._token, self._good = _Token(_basic(credential), credential, _FOREVER), False
+        self._token, self._good = Token(_basic(credential), credential, _FOREVER), False
         return True
 
     def _renew_bearer(self, challenges: Sequence[Challenge]) -> bool:
@@ -229,7 +251,7 @@ class Login:
         realm = self._reach.realm(self._realm)
         if not self._without and (credential := self._choose(realm)):
             if credential.kind == "registry":
-                self._token, self._good = _Token(f"Bearer {credential.secret.reveal()}", credential, _FOREVER), False
+                self._token, self._good = Token(f"Bearer {credential.secret.reveal()}", credential, _FOREVER), False
                 return
             answer = self._request(credential)
             if answer.status not in _DENIED:
@@ -315,7 +337,7 @@ def _basic(credential: Credential) -> str:
     return "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
-def _read_token(answer: Answer, realm: Origin, credential: Credential | None) -> _Token:
+def _read_token(answer: Answer, realm: Origin, credential: Credential | None) -> Token:
     if answer.status != 200:
         raise AccessDenied(f"{realm.netloc}, where to log in, answers {answer.status}{_said(answer, credential)}")
     try:
@@ -329,7 +351,7 @@ def _read_token(answer: Answer, realm: Origin, credential: Credential | None) ->
     seconds = fields.get("expires_in")
     lifetime = float(seconds) if isinstance(seconds, int | float) and 0 < seconds < 1e9 else _LIFETIME
     # A little early, so that it does not expire on its way.
-    return _Token(f"Bearer {token}", credential, time.monotonic() + 0.9 * lifetime)
+    return Token(f"Bearer {token}", credential, time.monotonic() + 0.9 * lifetime)
 
 
 def _said(answer: Answer, credential: Credential | None) -> str:

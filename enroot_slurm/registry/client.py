@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, parse_document
 from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import refusals
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
+from enroot_slurm.registry.connections import Connections
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
 from enroot_slurm.registry.origin import Origin, RefusedTarget, shown
@@ -70,15 +72,20 @@ class Repository:
         transport: Transport,
         *,
         warn: Callable[[str], None],
+        connections: Connections | None = None,
     ) -> None:
         insecure = transport.allow_http or reference.registry in transport.insecure_registries
         self._reference = reference
         self._transport = transport
         self._base = f"{'http' if insecure else 'https'}://{reference.registry}/v2/{reference.repository}"
         try:
-            self._http = Http(Origin.of(self._base), transport)
+            registry = Origin.of(self._base)
         except RefusedTarget as error:  # brackets without an IPv6 address in them
             raise InvalidReference(f"not a registry: {reference.registry!r}: {error}") from None
+        self._own = connections is None
+        self._connections = connections = connections or Connections()
+        self._http = connections.http(registry, partial(Http, registry, transport))
+        self._http.restart()
         self._credentials = credentials
         self._warn = warn
         self._logins: dict[tuple[Origin, str], Login] = {}
@@ -94,8 +101,9 @@ class Repository:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
+        """Close all connections, but for those that are shared."""
+        if self._own:
+            self._connections.close()
 
     @property
     def anonymous(self) -> bool:
@@ -307,7 +315,16 @@ class Repository:
 
     def _login_of(self, registry: Origin, repository: str, user: str) -> Login:
         credentials = self._credentials if repository == self._reference.repository else Credentials()
-        made = Login(registry, repository, user, credentials, reach=self._http.reach, ask=self._ask, warn=self._warn)
+        made = Login(
+            registry,
+            repository,
+            user,
+            credentials,
+            reach=self._http.reach,
+            ask=self._ask,
+            warn=self._warn,
+            connections=self._connections,
+        )
         return self._logins.setdefault((registry, repository), made)
 
     def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:

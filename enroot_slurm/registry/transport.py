@@ -216,11 +216,17 @@ class Http:
         self.transport = transport
         self.reach = Reach(registry, transport.trusted_hosts)
         self.watchdog = Watchdog()
-        self.deadline = time.monotonic() + transport.import_timeout if transport.import_timeout else float("inf")
+        self.deadline = float("inf")
         """By time.monotonic: when all requests have to be done."""
+        self.restart()
         self._sessions: dict[Origin, requests.Session] = {}
         self._lock = threading.Lock()
         self._agent = f"enroot-slurm/{__version__}"
+
+    def restart(self) -> None:
+        """Let the time of an import begin now."""
+        limit = self.transport.import_timeout
+        self.deadline = time.monotonic() + limit if limit else float("inf")
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,0 +1,76 @@
+"""What repositories share for as long as somebody asks for many images: open connections, and accepted logins.
+
+All of it is in memory.  A token is used again for the registry, the repository and the login name that it was given
+for, and for nothing else.  Of another repository of the same registry it is known how to log in: its first request
+carries a token already.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enroot_slurm.registry.credentials import Credential
+    from enroot_slurm.registry.origin import Origin
+    from enroot_slurm.registry.transport import Http
+
+__all__ = ["Connections", "Token"]
+
+
+class Token(NamedTuple):
+    """What to send in Authorization, the login that gave it, and until when (by time.monotonic) it serves."""
+
+    authorization: str
+    credential: Credential | None
+    expires: float
+
+
+class Connections:
+    """Safe for several threads.  Close it, or use it in a ``with``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._https: dict[Origin, Http] = {}
+        self._tokens: dict[tuple[Origin, str, str], Token] = {}
+        self._challenges: dict[Origin, tuple[str, ...]] = {}
+
+    def http(self, registry: Origin, make: Callable[[], Http]) -> Http:
+        """The client for *registry*; *make* makes one if there is none."""
+        with self._lock:
+            if registry not in self._https:
+                self._https[registry] = make()
+            return self._https[registry]
+
+    def token(self, registry: Origin, repository: str, user: str) -> Token | None:
+        """The token that *registry* has accepted for *repository* and the login name *user*, if there is one."""
+        return self._tokens.get((registry, repository, user))
+
+    def accept(self, registry: Origin, repository: str, user: str, token: Token) -> None:
+        """Keep *token*, which *registry* has accepted."""
+        self._tokens[registry, repository, user] = token
+
+    def challenge(self, registry: Origin) -> tuple[str, ...]:
+        """The WWW-Authenticate headers that *registry* has answered last."""
+        return self._challenges.get(registry, ())
+
+    def challenged(self, registry: Origin, headers: tuple[str, ...]) -> None:
+        """Keep the WWW-Authenticate *headers* of *registry*."""
+        self._challenges[registry] = headers
+
+    def close(self) -> None:
+        """Close all connections, and forget all logins."""
+        with self._lock:
+            for http in self._https.values():
+                http.close()
+            self._https.clear()
+            self._tokens.clear()
+            self._challenges.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
