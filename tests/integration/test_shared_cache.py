@@ -322,7 +322,7 @@ def test_site_credentials_count_as_public(fresh: Site) -> None:
     """What the site's credentials give access to is for all users; what users' own do never is."""
     site = fresh
     file = site.cache_user.home / "netrc"
-    file.write_text("machine 127.0.0.1 login u1 password p1\n")
+    file.write_text(f"machine {site.registry.host} login u1 password p1\n")  # with its port: the site's lines are exact
     file.chmod(0o600)
     os.chown(file, site.cache_user.uid, site.cache_user.uid)
     [made] = site.get(site.cache_user, PRIVATE, cache_path=str(site.cache), site_credentials=str(file))
