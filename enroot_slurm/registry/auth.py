@@ -282,7 +282,7 @@ class Login:
         query += [(key, value) for key, value in fields.items() if value]
         if credential and not identity:
             query.append(("account", credential.login))
-        url = urlunsplit(parts._replace(query=urlencode(query), fragment=""))
+        url = urlunsplit(parts._replace(query=urlencode(query, errors="surrogateescape"), fragment=""))
         answer = self._ask(url, _basic(credential) if credential else "", None)
         if credential and not identity and answer.status in _NOT_THIS_WAY:
             # Services of OAuth2 alone know no GET (distribution's docs/spec/auth/oauth.md).
@@ -294,7 +294,7 @@ class Login:
     def _post(self, parts: SplitResult, form: Mapping[str, str]) -> Answer:
         query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k.lower() not in _NOT_OURS]
         url = urlunsplit(parts._replace(query=urlencode(query), fragment=""))
-        return self._ask(url, "", urlencode({**form, "client_id": _CLIENT_ID}).encode())
+        return self._ask(url, "", urlencode({**form, "client_id": _CLIENT_ID}, errors="surrogateescape").encode())
 
     def _choose(self, realm: Origin) -> Credential | None:
         """The credentials that *realm* may get, by the table above."""

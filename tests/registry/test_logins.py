@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from enroot_slurm.errors import AccessDenied, ConfigError, StorageError
+from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import DOCKER_HUB
 from enroot_slurm.registry import helpers, programs
 from enroot_slurm.registry.auth_file import AuthFile
@@ -410,3 +411,23 @@ def test_either_form(tmp_path: Path) -> None:
     assert read_logins(tmp_path / "none", run_commands=False) is None
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         read_logins(tmp_path / "none", run_commands=False, required=True)
+
+
+@pytest.mark.parametrize("status", [200, 405])
+def test_secrets_that_are_not_utf8(faulty, open_repository, tmp_path: Path, status: int) -> None:
+    """Their bytes are sent, by whatever way a token service takes them."""
+    path = tmp_path / "c"
+    path.write_bytes(b"default login \xe4nn password p\xff")
+    path.chmod(0o600)
+    registry = faulty(auth="bearer")
+    registry.add_image("team/app")
+    if status != 200:
+        registry.fault("^/token", status=status)
+    with pytest.raises(AccessDenied):
+        open_repository(f"{registry.host}#team/app", Credentials.load(path, run_commands=False)).resolve(
+            Platform("amd64")
+        )
+    asked = [r for r in registry.requests if r.path == "/token"]
+    basic = base64.b64encode(b"\xe4nn:p\xff").decode()
+    assert f"Basic {basic}" in {r.authorization for r in asked}
+    assert status == 200 or any(b"username=%E4nn&password=p%FF" in r.body for r in asked)

@@ -315,7 +315,7 @@ class FaultRegistry:
         return reply
 
     def _user_of(self, authorization: str) -> str | None:
-        user, _, password = base64.b64decode(authorization.partition(" ")[2]).decode().partition(":")
+        user, _, password = base64.b64decode(authorization.partition(" ")[2]).decode("utf-8", "replace").partition(":")
         return user if self.users.get(user) == password else None
 
     def _answer_token(self, method: str, query: dict[str, list[str]], headers: HTTPMessage, body: bytes) -> Reply:
