@@ -38,7 +38,7 @@ _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,150}", re.ASCII)
 _KEY_LENGTH = 32
 _MAX_LEASE = 4096
 _VISITORS = "visitors"
-_ATTEMPTS = 10  # to write into a directory that others, who release their last lease, remove
+_ATTEMPTS = 100  # to write into a directory that others, who release their last lease, remove
 
 
 class Lease(NamedTuple):

@@ -30,7 +30,7 @@ from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Failure, Result, Writer, prepare_directory
-from enroot_slurm.slurm.leased import is_marked
+from enroot_slurm.slurm.leased import STEPS, is_marked
 from enroot_slurm.slurm.log import ERROR, WARNING, log
 from enroot_slurm.slurm.request import PYXIS, Asked, Request, asked_in, parse_words
 from enroot_slurm.system.privilege import Identity, fork
@@ -86,9 +86,11 @@ def prolog(
     asked = [Asked("site", text) for text in images]
     asked += asked_in(os.environ if environ is None else environ, comments=config.comment_requests)
     staged = _staged(job, config)
+    # Also for steps that ask for what the job did not: they note it there.
+    if asked or staged or not os.path.lexists(config.run_path / STEPS):
+        prepare_directory(config.run_path)
     if not asked and staged is None:
         return 0
-    prepare_directory(config.run_path)
     record = Writer.create(config.run_path, job)
     if record is None:
         log("prolog", WARNING, job=job.key, node=job.node, outcome="there is a record of this job already")
@@ -284,10 +286,14 @@ def _staged_requests(path: Path) -> list[Request]:
     """What stage-in has noted in the file *path*: the cache user's."""
     with suppress(OSError, ValueError, TypeError, LookupError, RecursionError, EnrootSlurmError):
         fields = json.loads(read_trusted(path, {path.lstat().st_uid}, _MAX_STAGED))["requests"]
-        return [
-            each for one in fields for each in parse_words(" ".join(f"{key}={one[key]}" for key in one if one[key]))
-        ]
+        return [each for one in fields for each in parse_words(_words(Request(**one)))]
     return []
+
+
+def _words(request: Request) -> str:
+    """*request* as an ``#ENROOT`` line has it."""
+    words = zip(("image", "arch", "name"), request, strict=True)
+    return " ".join(f"{key}={value}" for key, value in words if value)
 
 
 def _release(job: Job, config: Config, *, shared: bool) -> int:

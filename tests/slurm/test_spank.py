@@ -15,6 +15,7 @@ import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
+from support.pyxis import pyxis_standin
 from support.tools import require_tools
 
 from enroot_slurm.errors import UsageError
@@ -382,6 +383,24 @@ def test_a_waiting_user_sees_how_far_it_is(site, alice, slow) -> None:
     assert (process.returncode, out) == (0, "ran\n" * 2)
     assert len(re.findall(rf"enroot-slurm: {slow.uri}: waiting for the prolog: .*% of", said)) == 1, said
     assert site.cluster.run(*status, user=alice).stdout == ""
+
+
+def test_what_pyxis_waits_for_is_told(make_site, start_cluster, installation, plugstack, alice, image) -> None:
+    """pyxis hides what its importer says; our plug-in before it tells on the task's stderr, and ends."""
+    with pyxis_standin() as pyxis:
+        line = f"required {pyxis} importer={installation.libexec}/pyxis-importer\n"
+        site = make_site(prolog_deadline=0.5)
+        site.start(start_cluster, nodes=1, files={"plugstack.conf": f"{plugstack}{line}"})
+        with site.slow(image) as slow:
+            words = ["srun", "-n2", f"--container-image={slow.uri}", "/a"]
+            process = site.cluster.start(*words, user=alice)
+            wait_for(lambda: list(site.cache.glob("jobs/*/import-*.json")))
+            wait_for(lambda: any("slurm.step --tell" in line for line in site.cluster.processes().values()))
+            assert f"enroot-slurm: {slow.uri}: " in process.stderr.readline()
+            slow.go.set()
+            process.communicate(timeout=60)
+        wait_for(lambda: site.cluster.processes() == {})
+        site.check_clean()
 
 
 def test_a_site_in_trouble(site, alice, push, image) -> None:
