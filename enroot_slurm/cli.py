@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.commands import cache, doctor, images, login, settings, slurm, status
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
-from enroot_slurm.errors import EnrootSlurmError, Interrupted
+from enroot_slurm.errors import EnrootSlurmError, Interrupted, StorageError, machine_error
 from enroot_slurm.system.interrupts import interruptible
 from enroot_slurm.version import __version__
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbose = options.verbose
         with interruptible(again=_CLEAN_UP):
             status = int(options.run(options))
-        sys.stdout.flush()
+        _flush()
     except KeyboardInterrupt as interrupt:
         return _report(Interrupted(*(interrupt.args or (signal.SIGINT,))))
     except EnrootSlurmError as error:
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1  # who reads our output has gone; nothing is to be told any more
     except Exception as error:  # the last line of defence: no traceback for users
+        if (explained := _machine_error(error)) is not None:
+            return _report(explained)
         if verbose:
             raise
         tell(f"enroot-slurm: unexpected error: {type(error).__name__}: {error}")
@@ -78,6 +80,24 @@ def _open_missing_streams() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"can't write to the standard output: {error.strerror}") from None
+
+
+def _machine_error(error: Exception) -> EnrootSlurmError | None:
+    if isinstance(error, OSError):
+        try:
+            _flush()  # what could not be written is still there
+        except StorageError as cause:
+            return cause
+    return machine_error(error)
 
 
 def _report(error: EnrootSlurmError) -> int:

@@ -28,6 +28,7 @@ Exceptions live in a module of their own to keep imports one way.
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -54,12 +55,23 @@ __all__ = [
     "WorkerFailed",
     "error_fields",
     "error_of",
+    "limit_hint",
+    "machine_error",
     "printable",
     "public_errors",
     "shortage",
 ]
 
 _SHORTAGES = {errno.ENOSPC: "no space left", errno.EDQUOT: "no quota left"}
+_PROCESSES = "Raise the limit of processes and threads (ulimit -u), or set max_processors and max_connections lower."
+_FILES = "Raise the limit of open files: ulimit -n"
+_LIMITS = {
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f); a FAT file system takes 4 GiB at most.",
+    errno.ENOMEM: "Raise the limit of memory (ulimit -v), or let the job ask for more (--mem).",
+    errno.EAGAIN: _PROCESSES,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+}
 
 
 class EnrootSlurmError(Exception):
@@ -174,6 +186,27 @@ def printable(text: str | bytes, limit: int = 200) -> str:
 def shortage(error: OSError) -> str:
     """What there is none left of, such as "no quota left" (of the user's, while others may have space); or empty."""
     return _SHORTAGES.get(error.errno or 0, "")
+
+
+def limit_hint(error: OSError) -> str:
+    """What to do about a limit of this process that *error* tells of; or empty."""
+    return _LIMITS.get(error.errno or 0, "")
+
+
+def machine_error(error: BaseException) -> StorageError | None:
+    """The error for what Python or a library met on this machine: a limit, no space, no current directory; or None."""
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+        error = OSError(errno.EAGAIN, "no thread can be started")
+    elif isinstance(error, ImportError) and "annot allocate memory" in str(error):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd
+        return StorageError("the current directory is not there any more", hint="Change to another: cd")
+    if not isinstance(error, OSError) or not (limit_hint(error) or shortage(error)):
+        return None
+    where = f": {printable(str(error.filename))}" if error.filename else ""
+    return StorageError(f"{error.strerror}{where}", hint=limit_hint(error) or "Free space there.")
 
 
 def error_fields(error: EnrootSlurmError) -> dict[str, str]:

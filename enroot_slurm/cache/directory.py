@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.layout import maker_of
-from enroot_slurm.errors import StorageError, shortage
+from enroot_slurm.errors import StorageError, limit_hint, shortage
 from enroot_slurm.system.publish import draft, unique, write_file
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def unwritable(path: Path, error: OSError) -> StorageError:
         )
     return StorageError(
         f"can't write to {error.filename2 or error.filename or path}: {error.strerror}",
-        hint="Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",
+        hint=limit_hint(error) or "Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",
     )
 
 

@@ -33,9 +33,7 @@ def add_commands(commands: Commands) -> None:
     importing = commands.add(
         "import", _import, "import an image as a squashfs file", parents=[commands.image], description=_IMPORT
     )
-    importing.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="the file to write (default: IMAGE+TAG.sqsh)"
-    )
+    importing.add_argument("-o", "--output", metavar="FILE", help="the file to write (default: IMAGE+TAG.sqsh)")
     importing.add_argument(
         "--no-layer-cache",
         dest="layer_cache",

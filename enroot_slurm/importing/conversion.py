@@ -7,7 +7,6 @@ published that is not verified to its last byte: blobs against their digests, la
 from __future__ import annotations
 
 import contextlib
-import os
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -47,7 +46,8 @@ _NO_RC = RcLayer((), ())
 class Conversion:
     """The conversion of *layers*, the lowest first, below the files of *rc*.
 
-    *created* is the time, in seconds, of *rc*'s files, and of all that no layer gives a time.
+    *created* is the time, in seconds, of *rc*'s files, and of all that no layer gives a time.  *epoch*, if
+    there is one, is the time of the image and of all in it.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Conversion:
         rc: RcLayer,
         created: int,
         *,
+        epoch: int | None,
         config: Config,
         store: BlobStore,
         download: ReadBlob,
@@ -68,8 +69,7 @@ class Conversion:
         self._store = store
         self._download = download
         self._progress = progress
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        self._epoch = int(epoch) if epoch.isdecimal() else None
+        self._epoch = epoch
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 

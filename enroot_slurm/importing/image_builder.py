@@ -117,6 +117,7 @@ class ImageBuilder:
             layers,
             rc,
             config.created,
+            epoch=lookup.epoch,
             config=resolution.config._replace(cache_path=lookup.own.root),
             store=self._store,
             download=resolution.repository.blob,

@@ -16,7 +16,7 @@ from enroot_slurm.cache.images import Unusable, image_file, recipe_of
 from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved, read_tag, write_resolved
 from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
-from enroot_slurm.errors import IntegrityError
+from enroot_slurm.errors import IntegrityError, UsageError, printable
 from enroot_slurm.oci.manifest import Manifest, parse_document
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import Reference
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from enroot_slurm.settings.config import Config
 
 __all__ = ["CachedImage", "Lookup"]
+
+_LONGEST_TIME = 20  # digits, with leading zeros
 
 
 class CachedImage(NamedTuple):
@@ -61,6 +63,8 @@ class Lookup(NamedTuple):
     shared: SharedCache | None
     """The site's cache, which this process may only read, if there is one."""
     recipe: str
+    epoch: int | None
+    """SOURCE_DATE_EPOCH: the time of images and of all in them, in seconds since 1970."""
     warning: str
     """Why the site's cache is not used, or empty."""
     strict: bool
@@ -77,17 +81,17 @@ class Lookup(NamedTuple):
         Without *strict*, the own cache may be one that others can change: for an import that serves only this user,
         and that looks at each file it uses.
 
-        Raises: InvalidReference, also for a registry alone; InvalidPlatform, UsageError; Untrusted, when others can
-        change the own cache.
+        Raises: InvalidReference, also for a registry alone; InvalidPlatform; UsageError, also for a wrong
+        SOURCE_DATE_EPOCH; Untrusted, when others can change the own cache.
         """
         reference = Reference.parse(uri).checked()
         platform = Platform.parse(arch) if arch else Platform.host()
         own, shared, warning = _caches(config, check_job(job))
         if strict and not own.public:
             check_untamperable(own.root, os.geteuid(), strict=False)
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        recipe = recipe_of(config.squash_options.recipe, int(epoch) if epoch.isdecimal() else None)
-        return cls(reference, platform, own, shared, recipe, warning, strict, config.tag_ttl, bool(arch))
+        epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH", ""))
+        recipe = recipe_of(config.squash_options.recipe, epoch)
+        return cls(reference, platform, own, shared, recipe, epoch, warning, strict, config.tag_ttl, bool(arch))
 
     @property
     def key(self) -> str:
@@ -207,6 +211,18 @@ class Lookup(NamedTuple):
 
 class _NotHereError(Exception):
     """A document is in no cache."""
+
+
+def _epoch(text: str) -> int | None:
+    """What SOURCE_DATE_EPOCH says with *text* (reproducible-builds.org); an image has 32 bits for it."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _LONGEST_TIME and int(text) < 1 << 32):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH: expected whole seconds since 1970, up to {(1 << 32) - 1}, got '{printable(text, 40)}'",
+            hint="Unset it, or set it as 'date +%s' or 'git log -1 --format=%ct' print it.",
+        )
+    return int(text)
 
 
 def _caches(config: Config, job: str) -> tuple[CacheDirectory, SharedCache | None, str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm.errors import OutputExists, StorageError, shortage
+from enroot_slurm.errors import OutputExists, StorageError, limit_hint, machine_error, printable, shortage
 from enroot_slurm.progress import size_text
 from enroot_slurm.system.file_copy import FileCopy, clone, room
 from enroot_slurm.system.publish import beside, draft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from enroot_slurm.system.publish import Draft
 
@@ -28,10 +28,23 @@ class Output:
     Raises: OutputExists; StorageError, when nothing can be written there.  Both before any work is done.
     """
 
-    def __init__(self, path: Path, *, force: bool) -> None:
-        self.path = path.absolute()
+    def __init__(self, path: str | os.PathLike[str], *, force: bool) -> None:
+        try:
+            self.path = Path(path).absolute()
+        except FileNotFoundError as error:
+            raise machine_error(error) or error from None
         self._force = force
         parent = self.path.parent
+        if os.fspath(path).endswith(("/", "/.")) and not os.path.isdir(self.path):  # noqa: PTH112
+            raise StorageError(
+                f"there is no directory {self.path}",
+                hint=f"Make it first, and name a file in it: --output {printable(str(self.path))}/NAME.sqsh",
+            )
+        if (length := len(os.fsencode(self.path.name))) > (limit := _name_limit(parent)):
+            raise StorageError(
+                f"the file's name has {length} bytes, and {limit} are the most: {printable(self.path.name, 80)}",
+                hint="Choose a shorter one with --output.",
+            )
         # os.path's questions, unlike Path's, have an answer where the way to the file is barred.
         if os.path.isdir(self.path):  # noqa: PTH112
             raise StorageError(f"{self.path} is a directory", hint="Name a file: --output DIRECTORY/NAME.sqsh")
@@ -99,8 +112,16 @@ class Output:
             )
 
     def _unwritable(self, error: OSError) -> StorageError:
-        hint = _MAKE_ROOM if shortage(error) else ""
+        hint = _MAKE_ROOM if shortage(error) else limit_hint(error)
         return StorageError(f"can't write {self.path}: {error.strerror}", hint=hint)
 
     def _exists(self) -> OutputExists:
         return OutputExists(f"file already exists: {self.path}", hint="Replace it with --force, or choose --output.")
+
+
+def _name_limit(directory: Path) -> int:
+    """The most bytes of a file's name in *directory*."""
+    try:
+        return os.pathconf(directory, "PC_NAME_MAX")
+    except OSError:  # it will be said that there is no such directory
+        return 255

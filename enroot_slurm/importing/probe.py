@@ -50,6 +50,7 @@ def converts(config: Config) -> bool:
             [Layer(Descriptor(_TYPE, Digest.of(blob), len(blob)), Digest.of(archive))],
             RcLayer((), ()),
             0,
+            epoch=None,
             config=config._replace(cache_path=directory),
             store=store,
             download=download,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import public_errors
@@ -19,6 +18,7 @@ from enroot_slurm.settings.config import Config
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from pathlib import Path
 
     from enroot_slurm.oci.digest import Digest
 
@@ -65,7 +65,7 @@ def import_image(
     config = config or Config.load()
     progress = progress or Progress()
     lookup = Lookup.of(uri, arch, config, strict=False)
-    target = Output(Path(output) if output else Path(Reference.default_filename(uri)), force=force)
+    target = Output(output or Reference.default_filename(uri), force=force)
     seconds = _Seconds()
     with Resolution(lookup, config, progress) as resolution:
         builder = ImageBuilder(resolution)

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from enroot_slurm.errors import EnrootSlurmError, Interrupted, UsageError
+from enroot_slurm.errors import EnrootSlurmError, Interrupted, UsageError, machine_error
 from enroot_slurm.system.interrupts import raise_interrupts
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run_program(main: Callable[..., int], words: list[str], tell: Callable[[Enro
     except BrokenPipeError:
         return 1  # who reads our output has gone
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
-        failure = EnrootSlurmError(f"unexpected error: {type(error).__name__}: {error}")
+        failure = machine_error(error) or EnrootSlurmError(f"unexpected error: {type(error).__name__}: {error}")
     tell(failure)
     return failure.exit_code
 

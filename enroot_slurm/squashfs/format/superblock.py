@@ -9,7 +9,7 @@ import enum
 import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from enroot_slurm.errors import ConversionError, IntegrityError, StorageError, shortage
+from enroot_slurm.errors import ConversionError, IntegrityError, StorageError, limit_hint, shortage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,4 +111,4 @@ def unwritten(image: Path, error: OSError) -> StorageError:
             f"{short} to write the image: {image.parent}",
             hint="Free space there ('enroot-slurm cache gc' for a cache), or name another place: --output.",
         )
-    return StorageError(f"can't write the image {image}: {error.strerror}")
+    return StorageError(f"can't write the image {image}: {error.strerror}", hint=limit_hint(error))
