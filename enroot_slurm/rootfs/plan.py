@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, printable
+from enroot_slurm.oci.layer import WHITEOUT
 from enroot_slurm.rootfs.tar import DIRECTORY, HARDLINK, SYMLINK, clean
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class _Tree:
         path = join(self._enter(parent), name)
         if outside(path):
             return
-        if name.startswith(b".wh."):
+        if name.startswith(WHITEOUT):
             self.whiteouts.append(path)
         elif member.kind == DIRECTORY:
             self._drop_file(path)
