@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.layers import LayerStore
-from enroot_slurm.cache.locks import Locks
 from enroot_slurm.errors import IntegrityError
 from enroot_slurm.system.publish import write_all
 
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from enroot_slurm.cache.directory import CacheDirectory, SharedCache
-    from enroot_slurm.cache.locks import Lock
+    from enroot_slurm.cache.locks import Lock, Locks
     from enroot_slurm.oci.manifest import Descriptor
 
-__all__ = ["Blob", "BlobStore", "CachedBlobDamaged", "unwritable"]
+__all__ = ["Blob", "BlobStore", "CachedBlobDamaged"]
 
 _READ = 1 << 18
 _ABANDONED = 86400.0  # seconds without a write after which nobody writes a file any more
@@ -46,9 +45,9 @@ class CachedBlobDamaged(IntegrityError):
 class BlobStore:
     """The blobs of the cache *place*, and of the cache directory *shared*, which others write, if one is given."""
 
-    def __init__(self, place: CacheDirectory, locks: Locks | None = None, *, shared: SharedCache | None = None) -> None:
+    def __init__(self, place: CacheDirectory, locks: Locks, *, shared: SharedCache | None = None) -> None:
         self._place = place
-        self._locks = locks or Locks(place)
+        self._locks = locks
         self._shared = shared
 
     def blob(self, descriptor: Descriptor) -> Blob:

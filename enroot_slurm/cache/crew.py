@@ -6,7 +6,7 @@ import collections
 import threading
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
-from enroot_slurm.cache.locks import Patience
+from enroot_slurm.cache.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew", "Task"]
 
-_POLL = 0.05  # seconds between two looks at tasks that other processes do
+_LONGEST_PAUSE = 0.2  # seconds: while a thread waits for one task, it does no other
 
 
 class Task(Protocol):
@@ -58,7 +58,7 @@ class Crew(Generic[_Task]):
         self._lock_timeout = lock_timeout
         self._parting = parting
         self._queue = collections.deque(tasks)
-        self._patience: dict[str, Patience] = {}
+        self._turns: dict[str, Turn] = {}
         self._error: BaseException | None = None
         self.cancelled = threading.Event()
         """Set when no more is to be done: a task in progress should end early."""
@@ -122,11 +122,8 @@ class Crew(Generic[_Task]):
                     self._changed.notify_all()
 
     def _postpone(self, task: _Task) -> None:
-        patience = self._patience.get(task.name)
-        if patience is None:
-            patience = self._patience[task.name] = Patience(task.lock, self._lock_timeout)
-        if patience.ended:
-            task.lock.force()
-        else:
-            self.cancelled.wait(_POLL)
+        turn = self._turns.get(task.name)
+        if turn is None:
+            turn = self._turns[task.name] = Turn(task.lock, timeout=self._lock_timeout, longest=_LONGEST_PAUSE)
+        turn.pause(self.cancelled.wait)
         self._queue.append(task)

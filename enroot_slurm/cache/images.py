@@ -17,7 +17,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
+from enroot_slurm.cache.trust import MAX_SIDECAR, Untrusted, open_trusted, read_trusted
 from enroot_slurm.errors import EnrootSlurmError, StorageError
 from enroot_slurm.oci.digest import hash_of_text
 
@@ -35,7 +35,6 @@ __all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "recipe_of"]
 _FORMAT = 1
 """To be raised when images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
-_MAX_SIDECAR = 64 << 10
 _PUBLISHING = 1.0  # seconds between the names of a sidecar and of its image at most, unless the process was killed
 _READ = 4 << 20
 
@@ -122,7 +121,7 @@ class ImageFile(NamedTuple):
         except OSError as error:
             raise Untrusted(f"{error.filename} can't be used: {error.strerror}") from None
         try:
-            sidecar = Sidecar.parse(read_trusted(self.sidecar, owners, _MAX_SIDECAR))
+            sidecar = Sidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
                 status = os.fstat(file.fileno())
                 if not _is_of(status, sidecar):

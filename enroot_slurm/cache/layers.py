@@ -15,14 +15,13 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.locks import Locks
-from enroot_slurm.cache.trust import Untrusted, open_trusted, read_trusted
+from enroot_slurm.cache.trust import MAX_SIDECAR, Untrusted, open_trusted, read_trusted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from enroot_slurm.cache.directory import CacheDirectory, SharedCache
-    from enroot_slurm.cache.locks import Lock
+    from enroot_slurm.cache.locks import Lock, Locks
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.system.publish import Draft
 
@@ -31,7 +30,6 @@ __all__ = ["CachedLayer", "LayerSidecar", "LayerStore"]
 _FORMAT = 1
 """To be raised when layer images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
-_MAX_SIDECAR = 4096
 
 
 class LayerSidecar(NamedTuple):
@@ -70,11 +68,9 @@ class LayerStore:
     They are written to *place*; those of the cache *shared*, which others write, are used as well.
     """
 
-    def __init__(
-        self, place: CacheDirectory, recipe: str, locks: Locks | None = None, *, shared: SharedCache | None = None
-    ) -> None:
+    def __init__(self, place: CacheDirectory, recipe: str, locks: Locks, *, shared: SharedCache | None = None) -> None:
         self._place = place
-        self._locks = locks or Locks(place)
+        self._locks = locks
         self._shared = shared
         self._recipe = hashlib.sha256(f"{_FORMAT} {recipe}".encode()).hexdigest()[:_RECIPE_LENGTH]
 
@@ -120,7 +116,7 @@ class CachedLayer(NamedTuple):
         """Whether the image is there, is the file that was published, and nobody can have changed it."""
         owners = {0, os.geteuid()} if self.shared is None else self.shared.owners
         try:
-            sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, _MAX_SIDECAR))
+            sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
                 status = os.fstat(file.fileno())
                 return sidecar.is_of(str(self.diff_id), status.st_size, status.st_mtime_ns)

@@ -138,12 +138,6 @@ class Leases:
                 tree.remove_directory(directory)
         return count
 
-    def all(self) -> Iterator[Lease]:
-        """All leases that can be understood."""
-        with Tree(self._root) as tree:
-            yield from leases_of(tree, tree.entries("jobs"))
-            yield from leases_of(tree, tree.entries(_VISITORS))
-
 
 def leased_keys(tree: Tree) -> set[str]:
     """The keys (`lease_key`) of all images of the cache *tree* that have a lease, from the names of files alone."""

@@ -1,4 +1,4 @@
-"""File locks between processes and nodes, and how long one waits for them.
+"""File locks between processes and nodes; `turns` waits for them.
 
 They only save work: what is right never depends on one (docs/architecture.md, rule 1).  A lock file is made once and
 never removed: a removed one can be held by two.  filelock takes flock(2), which the kernel ends with its process, and
@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import time
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache.status import Holder, Work
+from enroot_slurm.cache.status import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from enroot_slurm.cache.directory import CacheDirectory
+    from enroot_slurm.cache.status import Holder
 
-__all__ = ["Lock", "Locks", "Patience", "attempt"]
+__all__ = ["Lock", "Locks"]
 
 _NO_LOCKS = frozenset((errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL))
-_LOOK = 1.0  # seconds between two looks at who works
 
 
 class Locks:
@@ -78,7 +77,10 @@ class Lock:
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[bool]:
-        """See `attempt`."""
+        """Try to hold the lock; the value is False when another process holds it.
+
+        On a file system without locks everyone gets it.  Raises: OSError, when the file can't be made.
+        """
         if not self.locks.enabled:
             yield True
             return
@@ -109,34 +111,3 @@ class Lock:
             return True
         stack.callback(lock.release)
         return True
-
-
-def attempt(lock: Lock) -> contextlib.AbstractContextManager[bool]:
-    """Try to hold *lock*; the value is False when another process holds it.
-
-    On a file system without locks everyone gets the lock.  Raises: OSError, when the file can't be made.
-    """
-    return lock.attempt()
-
-
-class Patience:
-    """How long one waits for who holds *lock*: up to *timeout* seconds, and only as long as it shows signs of life."""
-
-    def __init__(self, lock: Lock, timeout: float) -> None:
-        self._lock = lock
-        self._began = self._changed = time.monotonic()
-        self._timeout = timeout
-        self._looked = 0.0
-        self._holder: Holder | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether to go on without the lock.  Tells who is waited for."""
-        now = time.monotonic()
-        if now - self._looked >= _LOOK:
-            self._looked = now
-            holder = Holder.read(self._lock.holder)
-            if holder is not None and holder != self._holder:
-                self._holder, self._changed = holder, now
-            self._lock.locks.tell(self._holder)
-        return now - self._began > self._timeout or now - self._changed > self._lock.locks.holder_timeout

@@ -12,20 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache.locks import Patience
+from enroot_slurm.cache.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from enroot_slurm.cache.locks import Lock, Locks
+    from enroot_slurm.cache.locks import Locks
 
 __all__ = ["Slots"]
-
-_POLL = 0.05  # seconds between two looks at the slots
-_LONGEST_POLL = 1.0
 
 
 class Slots:
@@ -48,26 +44,15 @@ class Slots:
             yield bool(self._slots) and self._wait(stack)
 
     def _wait(self, stack: contextlib.ExitStack) -> bool:
-        patience: list[Patience] = []
-        pause = _POLL
-        while not any(self._take(slot, stack) for slot in self._slots):
-            if not patience:
-                self._waits()
-                patience = [Patience(slot, self._timeout) for slot in self._slots]
-            for slot, each in zip(self._slots, patience, strict=True):
-                if each.ended:
-                    slot.force()
-            time.sleep(pause)
-            pause = min(1.5 * pause, _LONGEST_POLL)
-        return bool(patience)
-
-    @staticmethod
-    def _take(slot: Lock, stack: contextlib.ExitStack) -> bool:
-        with contextlib.ExitStack() as taken:
+        turn = Turn(*self._slots, timeout=self._timeout)
+        while True:
             try:
-                held = taken.enter_context(slot.attempt())
+                with contextlib.ExitStack() as attempt:
+                    if attempt.enter_context(turn.attempt()):
+                        stack.push(attempt.pop_all())
+                        return turn.waited
             except OSError:
-                return True  # who has to write there will say so
-            if held:
-                stack.push(taken.pop_all())
-            return held
+                return turn.waited  # who has to write there will say so
+            if not turn.waited:
+                self._waits()
+            turn.pause()

@@ -14,8 +14,10 @@ from typing import BinaryIO, NamedTuple
 
 from enroot_slurm.errors import StorageError
 
-__all__ = ["Untrusted", "check_untamperable", "open_trusted", "owner_number", "read_trusted"]
+__all__ = ["MAX_SIDECAR", "Untrusted", "check_untamperable", "open_trusted", "owner_number", "read_trusted"]
 
+MAX_SIDECAR = 64 << 10
+"""Bytes that a file which tells of another may have."""
 _BUFFER = 4096  # of an image only the first bytes are read, where Python would have 128 KiB
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 

@@ -15,6 +15,7 @@ from enroot_slurm.cache.layout import kind_of
 from enroot_slurm.cache.leases import leases_of
 from enroot_slurm.cache.pins import pin_of
 from enroot_slurm.cache.tree import Tree
+from enroot_slurm.cache.trust import MAX_SIDECAR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,6 @@ __all__ = ["KINDS", "Inventory", "Item", "inventory"]
 
 KINDS = ("blob", "layer", "image", "manifest")
 """What is kept as long as there is room, in the order in which it goes."""
-_MAX_SIDECAR = 64 << 10
 _PAIR = 2  # a file and its sidecar
 
 
@@ -174,7 +174,7 @@ def _images(tree: Tree, found: Mapping[str, list[CacheFile]], leases: Iterable[L
 def _sidecar(tree: Tree, image: CacheFile, sidecar: CacheFile) -> Sidecar | None:
     """What is known of the *image*, if it is that one."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        known = Sidecar.parse(tree.read(sidecar, _MAX_SIDECAR))
+        known = Sidecar.parse(tree.read(sidecar, MAX_SIDECAR))
         if (image.size, image.identity[-1]) == (known.size, known.mtime_ns):
             return known
     return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.cache.layers import LayerSidecar
 from enroot_slurm.cache.layout import locks_of
 from enroot_slurm.cache.tree import Tree
+from enroot_slurm.cache.trust import MAX_SIDECAR
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.system.checksum import Checksum
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Damage", "Verifier"]
 
 _READ = 4 << 20
-_MAX_SIDECAR = 64 << 10
 
 
 class Damage(NamedTuple):
@@ -111,7 +111,7 @@ class Verifier:
             self._missing(item, "")
         image, sidecar = item.files
         try:
-            known = LayerSidecar.parse(self._tree.read(sidecar, _MAX_SIDECAR))
+            known = LayerSidecar.parse(self._tree.read(sidecar, MAX_SIDECAR))
         except ValueError:
             raise _WrongError("its sidecar can't be understood") from None
         if not known.is_of(item.digest, image.size, image.identity[-1]):

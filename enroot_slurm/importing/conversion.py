@@ -11,9 +11,9 @@ from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache import locks
-from enroot_slurm.cache.blobs import CachedBlobDamaged, unwritable
+from enroot_slurm.cache.blobs import CachedBlobDamaged
 from enroot_slurm.cache.crew import Crew
+from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.errors import IntegrityError, StorageError
 from enroot_slurm.importing.layer_streams import LayerStreams
 from enroot_slurm.rootfs.entrypoint import RcLayer
@@ -163,7 +163,7 @@ class Conversion:
 
         def attempt(cached: CachedLayer) -> bool:
             try:
-                with locks.attempt(cached.lock) as held:
+                with cached.lock.attempt() as held:
                     if cached.ready or not held:
                         return cached.ready
                     with cached.draft() as file:

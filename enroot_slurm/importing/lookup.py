@@ -91,8 +91,7 @@ class Lookup(NamedTuple):
             check_untamperable(own.root, os.geteuid(), strict=False)
         epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH", ""))
         recipe = recipe_of(config.squash_options.recipe, epoch)
-        tag_ttl, asked = config.tag_ttl, bool(arch)
-        return cls(reference, platform, own, shared, recipe, epoch, warning, strict, tag_ttl, asked)
+        return cls(reference, platform, own, shared, recipe, epoch, warning, strict, config.tag_ttl, bool(arch))
 
     @property
     def key(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.blobs import BlobStore
 from enroot_slurm.cache.directory import CacheDirectory
+from enroot_slurm.cache.locks import Locks
 from enroot_slurm.importing.conversion import Conversion
 from enroot_slurm.importing.layer_streams import Layer
 from enroot_slurm.oci.digest import Digest
@@ -44,17 +45,17 @@ def converts(config: Config) -> bool:
         return True  # it has no place to be tried: nothing is known against the node
     try:
         place = CacheDirectory(directory)
-        store = BlobStore(place)
+        store = BlobStore(place, Locks(place, enabled=False))
         store.prepare()
         conversion = Conversion(
             [Layer(Descriptor(_TYPE, Digest.of(blob), len(blob)), Digest.of(archive))],
             RcLayer((), ()),
             0,
+            epoch=None,
             config=config._replace(cache_path=directory),
             store=store,
             download=download,
             progress=Progress(),
-            epoch=None,
         )
         with draft(directory / "image.sqsh", mode=0o600) as image:
             conversion.run(image)

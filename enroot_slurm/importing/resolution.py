@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.failures import Failures
 from enroot_slurm.cache.job_tags import write_resolved, write_tag
-from enroot_slurm.cache.locks import Locks, Patience
+from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.status import Work
+from enroot_slurm.cache.turns import Turn
 from enroot_slurm.errors import (
     AccessDenied,
     EnrootSlurmError,
@@ -48,8 +49,6 @@ __all__ = ["Resolution", "open_repository"]
 
 _T = TypeVar("_T")
 
-_POLL = 0.05  # seconds between two looks at what another process makes
-_LONGEST_POLL = 1.0
 _REFRESH = 86400.0  # seconds after which it is noted again what a tag leads to
 
 
@@ -140,27 +139,21 @@ class Resolution:
 
         When another process, for which this one has waited, has failed, that failure is this one's too.
         """
-        lock = self.locks.lock(name)
-        patience: Patience | None = None
-        before, pause = self._failures.last(), _POLL
+        turn = Turn(self.locks.lock(name), timeout=self.config.lock_timeout)
+        before = self._failures.last()
         while True:
             try:
-                with lock.attempt() as held:
+                with turn.attempt() as held:
                     found = look()
                     if held or found is not None:
-                        failure = self._failures.last() if patience is not None and found is None else before
+                        failure = self._failures.last() if turn.waited and found is None else before
                         if failure is not None and failure != before:
                             raise failure.error()
                         yield found
                         return
             except OSError as error:
                 raise unwritable(self.lookup.own.root, error) from None
-            patience = patience or Patience(lock, self.config.lock_timeout)
-            if patience.ended:
-                lock.force()
-            else:
-                time.sleep(pause)
-                pause = min(pause * 1.5, _LONGEST_POLL)
+            turn.pause()
 
     def _ask(self) -> Digest:
         digest = self.lookup.reference.digest or self.repository.head()

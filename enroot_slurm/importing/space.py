@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.images import Sidecar
-from enroot_slurm.cache.trust import Untrusted, read_trusted
+from enroot_slurm.cache.trust import MAX_SIDECAR, Untrusted, read_trusted
 from enroot_slurm.errors import IntegrityError, StorageError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Manifest
@@ -39,7 +39,6 @@ _SURE = 0.5  # of an estimate: less won't do
 _MOST_SURE = 1.0  # bytes for each byte of a blob of which that is believed at most: some images hardly shrink
 _SAMPLES = 20  # images to learn from: the latest
 _LEAST_SAMPLE = 1 << 20  # bytes of an image that is large enough to tell something
-_MAX_SIDECAR = 64 << 10
 
 
 class _Need(NamedTuple):
@@ -153,7 +152,7 @@ def _learnt(lookup: Lookup) -> float | None:
     squashed = blobs = 0
     for path, owners in _samples(lookup):
         with contextlib.suppress(OSError, ValueError, Untrusted, IntegrityError):
-            sidecar = Sidecar.parse(read_trusted(path, owners, _MAX_SIDECAR))
+            sidecar = Sidecar.parse(read_trusted(path, owners, MAX_SIDECAR))
             manifest = lookup.document(Digest.parse(sidecar.digest))
             if isinstance(manifest, Manifest):
                 size = sum({layer.digest: layer.size for layer in manifest.layers}.values())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
+from enroot_slurm.oci.layer import WHITEOUT, readable
 from enroot_slurm.rootfs.hard_links import ends
 from enroot_slurm.rootfs.paths import join, outside
 from enroot_slurm.rootfs.plan import make_plan
@@ -100,7 +101,7 @@ class Merge:
                 path = join(parent, name)
                 if outside(path):
                     continue
-            if name.startswith(b".wh."):
+            if name.startswith(WHITEOUT):
                 self._whiteout(layer, parent, name)
                 continue
             if member.kind == DIRECTORY:
@@ -152,7 +153,7 @@ class Merge:
         """Write the member that *reader* is at under its names."""
         sink, path, kind = self._sink, names[0], member.kind
         self._files += 1
-        mode = member.mode | (0o500 if member.mode & 0o111 else 0o400)
+        mode = readable(member.mode)
         if kind == FILE:
             sink.file(path, mode, member.mtime, member.size)
             reader.copy(sink)

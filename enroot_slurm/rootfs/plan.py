@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.oci.layer import WHITEOUT
 from enroot_slurm.rootfs.hard_links import ends
 from enroot_slurm.rootfs.paths import Symlinks, join, outside
 from enroot_slurm.rootfs.tar import DIRECTORY, HARDLINK, SYMLINK
@@ -65,7 +66,7 @@ class _Tree:
         path = join(parent, name)
         if outside(path):
             return
-        if name.startswith(b".wh."):
+        if name.startswith(WHITEOUT):
             self._whiteouts.setdefault(parent, {})[path] = None
         elif member.kind == DIRECTORY:
             if path not in self._directories:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import EnrootSlurmError, IntegrityError, printable
+from enroot_slurm.oci.layer import AUFS, OPAQUE, WHITEOUT
 from enroot_slurm.rootfs.paths import Implied, Symlinks, join
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ __all__ = ["VISIBLE", "LayerNames", "NeedsPlan", "Stack"]
 
 VISIBLE = -1
 """From `LayerNames.find`: the name shows."""
-
-_WHITEOUT = b".wh."
-_AUFS = b".wh..wh."  # metadata of aufs, which is nobody's file
-_OPAQUE = b".wh..wh..opq"
 
 
 class NeedsPlan(EnrootSlurmError):
@@ -98,7 +95,7 @@ class LayerNames:
         if above == self._code + 1:
             above = None
         parent, _, name = path.rpartition(b"/")
-        hidden = self.directories[parent] or name.startswith(_WHITEOUT)
+        hidden = self.directories[parent] or name.startswith(WHITEOUT)
         if not hidden and above is None and key not in self._stack.removed:
             self.shown[path] = attributes
             self._stack.names[key] = self._code + 1
@@ -127,12 +124,12 @@ class LayerNames:
 
     def whiteout(self, parent: bytes, name: bytes) -> bool:
         """The marker *name*, which starts with ``.wh.``, in the entered *parent*; False if it means nothing new."""
-        if name == _OPAQUE:
+        if name == OPAQUE:
             self._closed.append(hash(parent))
-        elif name.startswith(_AUFS):
+        elif name.startswith(AUFS):
             return False
         else:
-            victim = name.removeprefix(_WHITEOUT)
+            victim = name.removeprefix(WHITEOUT)
             if victim in (b"", b".", b".."):
                 raise IntegrityError(f"a layer has an invalid whiteout: {printable(join(parent, name))}")
             key = hash(join(parent, victim))

@@ -37,7 +37,7 @@ def leases(cache):
 
 
 def held(leases):
-    return sorted((lease.job, lease.node, Path(lease.image).name) for lease in leases.all())
+    return sorted((lease.job, lease.node, Path(lease.image).name) for lease in inventory(leases._root).leases)
 
 
 def test_a_lease_ends_when_its_node_releases_it(cache, image, leases):
@@ -80,7 +80,7 @@ def test_the_lease_of_a_step(cache, image, leases):
     paths = [leases.lease(image, "7.0", "n1", step) for step in ("", "0", "batch")]
     leases.lease(image, "7.0", "n2", "0")
     assert len(set(paths)) == 3
-    assert sorted((lease.node, lease.step) for lease in leases.all()) == [
+    assert sorted((lease.node, lease.step) for lease in inventory(leases._root).leases) == [
         ("n1", ""),
         ("n1", "0"),
         ("n1", "batch"),
@@ -88,7 +88,7 @@ def test_the_lease_of_a_step(cache, image, leases):
     ]
     paths[1].unlink()
     assert leases.release("7.0", "n1") == 2
-    assert [(lease.node, lease.step) for lease in leases.all()] == [("n2", "0")]
+    assert [(lease.node, lease.step) for lease in inventory(leases._root).leases] == [("n2", "0")]
 
 
 def test_visitors(cache, image, leases):
@@ -177,7 +177,7 @@ def test_files_that_are_no_leases(cache, image, leases, tmp_path):
     (jobs / f"n5.{'0' * 32}.lease").write_text(target.read_text())
     (jobs / f"n6.{key}.lease").write_bytes(b" " * 10_000)
     (jobs / "notes.txt").write_text("mine")
-    assert [lease.node for lease in leases.all()] == ["n1"]
+    assert [lease.node for lease in inventory(leases._root).leases] == ["n1"]
     for number in range(1, 7):
         leases.release("1.0", f"n{number}")
     assert sorted(os.listdir(jobs)) == sorted([f"n2.{key}.lease", f"n3.{key}.lease", "notes.txt"])
@@ -192,7 +192,7 @@ def test_a_link_in_place_of_a_jobs_directory_is_not_followed(cache, leases, tmp_
     kept.write_text("{}")
     (cache.place.directory("jobs") / "1.0").symlink_to(elsewhere)
     assert leases.release("1.0", "n1") == 0
-    assert list(leases.all()) == []
+    assert list(inventory(leases._root).leases) == []
     assert kept.exists()
 
 

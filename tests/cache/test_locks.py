@@ -13,8 +13,9 @@ import pytest
 
 from enroot_slurm.cache import status
 from enroot_slurm.cache.directory import CacheDirectory
-from enroot_slurm.cache.locks import Locks, Patience
+from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.status import Holder, Work
+from enroot_slurm.cache.turns import Patience, Turn
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def place(tmp_path):
 def quick(monkeypatch):
     """A sign of life every 20 ms, and as often a look at it."""
     monkeypatch.setattr(status, "_BEAT", 0.02)
-    monkeypatch.setattr("enroot_slurm.cache.locks._LOOK", 0.02)
+    monkeypatch.setattr("enroot_slurm.cache.turns._LOOK", 0.02)
 
 
 def wait_until(condition):
@@ -143,3 +144,46 @@ def test_force(place):
         lock.force()
         with lock.attempt() as held:
             assert held
+
+
+def test_any_of_several_locks(place):
+    """The first that is free; nobody is waited for, and no sign of life is looked at."""
+    told = []
+    locks = Locks(place, tell=told.append)
+    turn = Turn(*(locks.lock(name) for name in "abc"), timeout=60)
+    with Locks(place).lock("a").attempt(), turn.attempt() as held:
+        assert held
+        with Locks(place).lock("b").attempt() as second:
+            assert not second
+        with Locks(place).lock("c").attempt() as third:
+            assert third
+    assert not turn.waited
+    assert told == []
+
+
+def test_pauses_grow_up_to_the_longest(place):
+    """And it is told who is waited for."""
+    told, pauses = [], []
+    turn = Turn(Locks(place, tell=told.append).lock("x"), timeout=60, longest=0.2)
+    with Locks(place, work=Work()).lock("x").attempt():
+        for _ in range(6):
+            with turn.attempt() as held:
+                assert not held
+            turn.pause(pauses.append)
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.05, 0.2)
+    assert turn.waited
+    assert told
+
+
+def test_who_has_waited_too_long(place):
+    """The next attempt has no pause before it, and does without the lock; the other lock is still waited for."""
+    pauses = []
+    turn = Turn(Locks(place).lock("x"), timeout=-1)
+    with Locks(place).lock("x").attempt():
+        with turn.attempt() as held:
+            assert not held
+        turn.pause(pauses.append)
+        with turn.attempt() as held:
+            assert held
+    assert pauses == []

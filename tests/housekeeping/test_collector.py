@@ -416,7 +416,7 @@ def test_jobs_that_slurm_does_not_know(cache):
     report = run(cache, Limits(max_age=7 * DAY), jobs=jobs)
     assert len(calls) == 2  # once each
     assert sorted(os.listdir(cache.root / "jobs")) == ["2.0", "3.0"]
-    assert {each.job for each in Leases(cache.root).all()} == {"2.0", "3.0"}
+    assert {each.job for each in inventory(cache.root).leases} == {"2.0", "3.0"}
     assert sorted(path.name.split("-")[1] for path in (cache.root / "locks").glob("reference-*")) == ["2.0", "3.0"]
     assert not lone.exists()
     assert {p for p in removed(cache, report) if p.suffix == ".sqsh"} == {images["1.0"], images["4.1"]}

@@ -27,6 +27,7 @@ from support.tree import read_tree
 from support.users import users
 
 from enroot_slurm.cache.leases import Leases
+from enroot_slurm.housekeeping.inventory import inventory
 from enroot_slurm.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def test_leases_of_jobs_that_have_gone(push, run, read, cache, tmp_path, script,
     make_all_older(cache)
     report = read("gc", environment=environment)
     assert (tmp_path / "bin/calls").read_text() == "called\n"
-    assert sorted({each.job for each in Leases(cache).all()}) == left
+    assert sorted({each.job for each in inventory(cache).leases}) == left
     assert bool(report["warnings"]) == (left == ["12.0", "13.0"])
     assert path.exists()
 
@@ -281,7 +282,7 @@ def test_without_squeue_leases_stay(push, run, read, cache, tmp_path) -> None:
     (tmp_path / "bin").mkdir()
     report = read("gc", environment={"PATH": str(tmp_path / "bin")})
     assert report["warnings"] == ["what jobs have leased stays, for there is no squeue on PATH"]
-    assert len(list(Leases(cache).all())) == 1
+    assert len(list(inventory(cache).leases)) == 1
 
 
 # Beside imports.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from enroot_slurm.squashfs.format.superblock import CannotJoin
+from enroot_slurm.squashfs.format.superblock import UNCOMPRESSED, CannotJoin
 
 __all__ = [
     "BLOCK_DEVICE",
@@ -46,7 +46,7 @@ _SMALL_FILE = struct.Struct("<HHxxxxIxxxxxxxxIII")  # kind, mode, mtime, fragmen
 _EXTENDED_FILE = struct.Struct(f"{_COMMON}QQQIIII")  # start, size, sparse, links, fragment, offset, xattrs; blocks
 _SPECIAL = struct.Struct(f"{_COMMON}I")  # links; then what the kind needs
 _NUMBER = struct.Struct("<I")
-_UNCOMPRESSED, _SIZE = 1 << 24, (1 << 24) - 1  # in the size of a block
+_SIZE = UNCOMPRESSED - 1  # the rest of a block's size
 _MAX_TARGET = 4096  # PATH_MAX: longer symlinks can't be read (limits.h)
 _MAX_BASIC_LISTING = 0xFFFF
 
@@ -106,7 +106,7 @@ class File(NamedTuple):
             sizes = struct.unpack(f"<{len(blocks) // 4}I", blocks)
             largest = max(sizes)
             stored = sum([size & _SIZE for size in sizes])
-        if largest > _UNCOMPRESSED | _SIZE:
+        if largest > UNCOMPRESSED | _SIZE:
             raise CannotJoin("a file has a block of an impossible size")
         return stored
 

@@ -14,12 +14,24 @@ from enroot_slurm.errors import ConversionError, IntegrityError, StorageError, l
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ABSENT", "FRAGMENT", "MAGIC", "SUPERBLOCK_SIZE", "CannotJoin", "Flag", "Superblock", "unwritten"]
+__all__ = [
+    "ABSENT",
+    "FRAGMENT",
+    "MAGIC",
+    "SUPERBLOCK_SIZE",
+    "UNCOMPRESSED",
+    "CannotJoin",
+    "Flag",
+    "Superblock",
+    "unwritten",
+]
 
 _LAYOUT = struct.Struct("<5I6H8Q")
 SUPERBLOCK_SIZE = _LAYOUT.size
 FRAGMENT = struct.Struct("<QII")
-"""An entry of the fragment table: start, size with bit 24 set if it is not compressed, unused."""
+"""An entry of the fragment table: start, size (with `UNCOMPRESSED` if it is), unused."""
+UNCOMPRESSED = 1 << 24
+"""Set in the size of a block of data, or a fragment, that is stored as it is."""
 MAGIC = 0x73717368
 ABSENT = 0xFFFFFFFFFFFFFFFF
 """The position of a table that an image does not have."""

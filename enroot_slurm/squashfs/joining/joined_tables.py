@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from enroot_slurm.oci.layer import readable
 from enroot_slurm.squashfs.format.inodes import DIRECTORY, FILE, SYMLINK, Special, pack_file
 from enroot_slurm.squashfs.format.tables import Tables
 from enroot_slurm.squashfs.joining.overlay import POSITIONS
@@ -97,18 +98,13 @@ class JoinedTables:
             mode, mtime, _, start, size, sparse, fragment, offset, blocks = file
             start = relocation.start(start) if blocks and file.stored else 0
         mtime, fragment = mtime if self._time is None else self._time, relocation.fragment(fragment)
-        return pack_file(number, _readable(mode), mtime, links, start, size, sparse, fragment, offset, blocks)
+        return pack_file(number, readable(mode), mtime, links, start, size, sparse, fragment, offset, blocks)
 
     def _special(self, inode: int, kind: int, links: int, number: int) -> bytes:
         layer, position = divmod(inode, POSITIONS)
         special = self._images[layer].special(position, kind)
-        mode = special.mode if kind == SYMLINK else _readable(special.mode)
+        mode = special.mode if kind == SYMLINK else readable(special.mode)
         return Special(kind, mode, self._mtime(special.mtime), links, special.content).pack(number)
 
     def _mtime(self, mtime: int) -> int:
         return mtime if self._time is None else self._time
-
-
-def _readable(mode: int) -> int:
-    """*mode* as enroot sets it: readable by its owner, and executable if it is for anyone."""
-    return mode | (0o500 if mode & 0o111 else 0o400)

@@ -13,6 +13,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import printable
+from enroot_slurm.oci.layer import AUFS, OPAQUE, WHITEOUT
 from enroot_slurm.squashfs.format.directories import name_at
 from enroot_slurm.squashfs.format.inodes import DIRECTORY, SOCKET
 from enroot_slurm.squashfs.format.superblock import CannotJoin
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from enroot_slurm.squashfs.joining.layer_image import LayerImage
 
 __all__ = ["POSITIONS", "Overlay"]
-
-_WHITEOUT = b".wh."
-_AUFS = b".wh..wh."  # metadata of aufs, which is nobody's file
-_OPAQUE = b".wh..wh..opq"
 
 _MAX_ENTRIES = 10_000_000
 """Names that an image may have."""
@@ -105,7 +102,7 @@ class Overlay:
         layer, position = divmod(source, POSITIONS)
         first = layer * POSITIONS
         for name, inode, kind, at in self._images[layer].listing(position):
-            if not name.startswith(_WHITEOUT):
+            if not name.startswith(WHITEOUT):
                 yield kind, at, [first + inode]
 
     def _overlay(self, sources: Iterable[int]) -> Iterable[tuple[int, int, list[int]]]:
@@ -118,9 +115,9 @@ class Overlay:
             removed = []
             opaque = False
             for name, inode, kind, at in self._images[layer].listing(position):
-                if name.startswith(_WHITEOUT):
-                    opaque = opaque or name == _OPAQUE
-                    if not name.startswith(_AUFS):
+                if name.startswith(WHITEOUT):
+                    opaque = opaque or name == OPAQUE
+                    if not name.startswith(AUFS):
                         removed.append(_victim(name))
                 elif name not in closed:
                     if name not in shown:
@@ -136,7 +133,7 @@ class Overlay:
 
 
 def _victim(name: bytes) -> bytes:
-    victim = name.removeprefix(_WHITEOUT)
+    victim = name.removeprefix(WHITEOUT)
     if victim in (b"", b".", b".."):
         raise CannotJoin(f"a layer has an invalid whiteout: {printable(name)}")
     return victim

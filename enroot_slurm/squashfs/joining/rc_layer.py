@@ -6,9 +6,10 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from enroot_slurm.oci.layer import WHITEOUT
 from enroot_slurm.squashfs.format.inodes import DIRECTORY, FILE, NOTHING, File
 from enroot_slurm.squashfs.format.metadata import Metadata
-from enroot_slurm.squashfs.format.superblock import CannotJoin
+from enroot_slurm.squashfs.format.superblock import UNCOMPRESSED, CannotJoin
 from enroot_slurm.squashfs.format.tables import Tables
 from enroot_slurm.squashfs.joining.layer_image import LayerImage
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["rc_image"]
 
-_UNCOMPRESSED = 1 << 24
-
 
 def rc_image(
     recipe: Recipe, directories: Sequence[bytes], files: Sequence[tuple[bytes, bytes]], time: int
@@ -29,7 +28,7 @@ def rc_image(
 
     Data is stored in whole blocks, uncompressed: it is little, and needs no compressor.  Raises: CannotJoin.
     """
-    if any(b"/.wh." in b"/" + path for path in (*directories, *(path for path, _ in files))):
+    if any(b"/" + WHITEOUT in b"/" + path for path in (*directories, *(path for path, _ in files))):
         raise CannotJoin("a directory of the image config has the name of a whiteout")
     fd = os.memfd_create("rc")
     pieces: list[bytes] = []
@@ -61,5 +60,5 @@ def rc_image(
 
 
 def _blocks(size: int, block_size: int) -> bytes:
-    sizes = [min(block_size, size - at) | _UNCOMPRESSED for at in range(0, size, block_size)]
+    sizes = [min(block_size, size - at) | UNCOMPRESSED for at in range(0, size, block_size)]
     return struct.pack(f"<{len(sizes)}I", *sizes)

@@ -6,6 +6,7 @@ import collections
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.squashfs.format.superblock import UNCOMPRESSED
 from enroot_slurm.system.file_copy import WriteBack
 
 if TYPE_CHECKING:
@@ -14,10 +15,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.system.checksum import Checksum
 
-__all__ = ["UNCOMPRESSED", "Blocks"]
-
-UNCOMPRESSED = 1 << 24
-"""Set in the size of a block that is stored as it is."""
+__all__ = ["Blocks"]
 
 _GATHER = 1 << 20  # bytes that are gathered before the kernel is called
 _IOV_MAX = 1000

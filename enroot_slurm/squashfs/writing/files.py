@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConversionError
 from enroot_slurm.squashfs.format.inodes import NOTHING
-from enroot_slurm.squashfs.format.superblock import FRAGMENT
-from enroot_slurm.squashfs.writing.blocks import UNCOMPRESSED
+from enroot_slurm.squashfs.format.superblock import FRAGMENT, UNCOMPRESSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
