@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
+from support.layer_images import NOW, link_layers, opened
 from support.tree import ROOT, Entry, read_tree
 
 from enroot_slurm.errors import IntegrityError
@@ -18,7 +19,6 @@ from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
 from enroot_slurm.squashfs.format.superblock import CannotJoin
-from enroot_slurm.squashfs.joining.join import join_layers
 from enroot_slurm.squashfs.options import SquashOptions
 from enroot_slurm.squashfs.writing.writer import ImageWriter
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["STACKS", "as_image", "counted", "layered", "merged", "random_stack"]
 
-NOW = 1_700_000_000
 RC = RcLayer((b"etc", b"a"), ((b"etc/rc", b"rc"),))
 OPTIONS = SquashOptions.parse("-comp zstd -Xcompression-level 1")
 LIMIT = 64 << 20
@@ -295,7 +294,11 @@ def as_image(tars: Sequence[bytes], image: Path, rc: RcLayer = RC, now: int = NO
     """Write the image of *tars*.  Raises: IntegrityError."""
     for planned in (False, True):
         try:
-            with ThreadPoolExecutor(1) as pool, ImageWriter(image, OPTIONS, pool, now=now) as sink:
+            with (
+                ThreadPoolExecutor(1) as pool,
+                opened(image) as file,
+                ImageWriter(file, OPTIONS, pool, now=now) as sink,
+            ):
                 merge = Merge(sink, rc, now, limit=LIMIT, implied=0, markers=markers)
                 _merge(merge, tars, planned=planned)
                 sink.finish(merge.inodes)
@@ -315,7 +318,7 @@ def layered(tars: Sequence[bytes]) -> dict[bytes, Entry] | str:
                 for number, tar in enumerate(tars):
                     as_image([tar], layer := directory / str(number), RcLayer((), ()), 0, markers=True)
                     layers.append(layer)
-                join_layers(image, layers[::-1], RC.directories, RC.files, now=NOW, on_copied=lambda _: None)
+                link_layers(image, layers, RC)
             except (LinkAcrossLayers, CannotJoin):
                 as_image(tars, image)
         except IntegrityError:

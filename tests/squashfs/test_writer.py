@@ -291,7 +291,8 @@ def test_impossible_names_are_never_written(tmp_path, path):
     """What the reader of layer images refuses, and unsquashfs calls corrupted, is refused, whatever way it came."""
     with (
         ThreadPoolExecutor(1) as pool,
-        ImageWriter(tmp_path / "image", SquashOptions.parse("-comp gzip"), pool) as writer,
+        opened(tmp_path / "image") as file,
+        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool) as writer,
     ):
         writer.file(b"d/fine", 0o644, 0, 0)
         writer.file(path, 0o644, 0, 0)
@@ -304,7 +305,8 @@ def test_a_name_twice_is_never_written(tmp_path):
     """Readers find one of the two, or call the image corrupted."""
     with (
         ThreadPoolExecutor(1) as pool,
-        ImageWriter(tmp_path / "image", SquashOptions.parse("-comp gzip"), pool) as writer,
+        opened(tmp_path / "image") as file,
+        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool) as writer,
     ):
         writer.file(b"f", 0o644, 0, 0)
         writer.symlink(b"f", 0, b"g")
@@ -317,7 +319,8 @@ def test_devices_that_no_image_can_hold(tmp_path, device):
     """A device number has 12 and 20 bits."""
     with (
         ThreadPoolExecutor(1) as pool,
-        ImageWriter(tmp_path / "image", SquashOptions.parse("-comp gzip"), pool) as writer,
+        opened(tmp_path / "image") as file,
+        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool) as writer,
         pytest.raises(IntegrityError, match="no device"),
     ):
         writer.device(b"d", "b", 0o600, 0, device)
