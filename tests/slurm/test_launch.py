@@ -225,14 +225,27 @@ def test_options_of_the_command_are_not_ours(cache) -> None:
 def test_each_component_has_its_image(cache) -> None:
     """One that two components share is imported once; one without stays so."""
     line = f"--container-image={URI} -n1 a : -n2 --container-image docker://b b : c : --container-image={URI} d"
-    launch = srun_launch(line.split(), HELP + PYXIS, cache)
-    expected = (
-        f"--container-image={FILE} -n1 a : -n2 --container-image=/cache/b.sqsh b : c : --container-image={FILE} d"
-    )
+    line = line.replace("container", "enroot")
+    launch = srun_launch(line.split(), HELP + OURS, cache)
+    b = f"docker://registry-1.docker.io/library/b:latest@{DIGEST}"
+    expected = f"--enroot-image={PINNED} -n1 a : -n2 --enroot-image={b} b : c : --enroot-image={PINNED} d"
     assert launch.words == expected.split()
     assert cache.asked == [URI, "docker://b"]
     with pytest.raises(UsageError, match="components"):
         srun_launch(line.split(), HELP, cache)
+
+
+def test_components_that_pyxis_would_refuse(cache) -> None:
+    """pyxis takes one image for all: another one is refused before anything is imported, by srun and by sbatch."""
+    line = f"--container-image={URI} a : --container-image=docker://b b"
+    script = job(f"#SBATCH --container-image={URI}", "#SBATCH hetjob", "#SBATCH --container-image=b")
+    with pytest.raises(UsageError, match="one --container-image for all components"):
+        srun_launch(line.split(), HELP + PYXIS, cache)
+    with pytest.raises(UsageError, match="one --container-image for all components"):
+        sbatch_launch(["job.sh"], HELP + PYXIS, script, "job.sh", [], cache)
+    assert cache.asked == []
+    launch = srun_launch(line.replace("docker://b", URI).split(), HELP + PYXIS, cache)
+    assert launch.words == [f"--container-image={FILE}", "a", ":", f"--container-image={FILE}", "b"]
 
 
 @pytest.mark.parametrize(
@@ -348,11 +361,13 @@ def test_other_traps_of_lines(cache) -> None:
 
 
 def test_components_of_a_script(cache) -> None:
-    """Each has its own image, and a value may be on the next line, as sbatch has it."""
-    script = job("#SBATCH --container-image", f"#SBATCH {URI} -N1", "#SBATCH hetjob", "#SBATCH --container-image=b")
+    """Each has its line, and a value may be on the next one, as sbatch has it."""
+    script = job(
+        "#SBATCH --container-image", f"#SBATCH {URI} -N1", "#SBATCH hetjob", f"#SBATCH --container-image={URI}"
+    )
     launch = sbatch_launch(["job.sh"], HELP + PYXIS, script, "job.sh", [], cache)
-    assert launch.script == script.replace(URI, FILE).replace("image=b", "image=/cache/b.sqsh")
-    assert cache.asked == [URI, "docker://b"]
+    assert launch.script == script.replace(URI, FILE)
+    assert cache.asked == [URI]
 
 
 @given(st.text(alphabet="ab#\\\"' \t-=:é", max_size=12), st.text(alphabet="ab#\\\"' /-=é", min_size=1, max_size=12))

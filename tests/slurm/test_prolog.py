@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
-from support.images import Image, Layer, pack
+from support.images import Image, Layer
 from support.site import RUN, Site, Slow
 from support.tools import require_tools
 
@@ -413,21 +413,6 @@ def test_a_faulty_node_is_drained_if_the_site_asks(site, alice, push, image) -> 
     wait_for(lambda: "Prolog error" in site.cluster.sinfo_reasons())
     site.cluster.cancel(job)
     site.cluster.heal()
-
-
-def test_an_image_that_is_to_blame(site, alice, push) -> None:
-    """What fails because of the image's content drains no node, though its error is one of nodes: a probe is made."""
-    program = site.directory / "gzip-for-small-ones"
-    program.write_text(
-        '#!/bin/sh\nset -e\nfile=$(mktemp)\ncat > "$file"\n[ $(stat -c %s "$file") -lt 8192 ]\ngzip -dc "$file"\n'
-    )
-    program.chmod(0o755)
-    site.configure(gzip_program=str(program), layer_cache="no", on_node_failure="drain")
-    small, large = (Image([pack(Layer().file("e", os.urandom(size)), "gzip")]) for size in (1000, 20_000))
-    failure = result_of(site, alice, push(large))["failure"]
-    assert (failure["kind"], failure["fault"]) == ("ConversionError", "user")
-    assert "path" in result_of(site, alice, push(small, "small"))
-    assert site.cluster.sinfo_reasons() == ""
 
 
 # Private images.

@@ -208,8 +208,8 @@ wait
     with contextlib.suppress(AssertionError):
         wait_for(lambda: left() == [])
     assert left() == []
-    marks = [site.cluster.node_path(node, RUN) / "steps" for node in site.cluster.nodes]
-    assert [file for path in marks if path.exists() for file in path.iterdir()] == []
+    marks = [site.cluster.node_path(node, RUN) / f"steps/{job}.0" for node in site.cluster.nodes]
+    assert [path for path in marks if path.exists()] == []
 
 
 def test_a_killed_step(alice, slow, make_importer) -> None:
@@ -364,7 +364,7 @@ wait
     [
         (401, {}, "does not let us read app", "login USER password"),
         (404, {}, "has no tag 1", "Check the spelling"),
-        (429, {"Retry-After": "3600"}, "too many requests", "credentials file"),
+        (429, {"Retry-After": "3600"}, "too many requests", "limits how fast"),
     ],
 )
 def test_refusals(site, alice, image, status, headers, cause, hint) -> None:

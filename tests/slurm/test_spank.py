@@ -294,7 +294,7 @@ def test_an_image_that_is_not_there(site, alice, bob, push, image) -> None:
     [
         (401, {}, "does not let us read app", "login USER password"),
         (404, {}, "has no tag 1", "Check the spelling"),
-        (429, {"Retry-After": "3600"}, "too many requests", "credentials file"),
+        (429, {"Retry-After": "3600"}, "too many requests", "limits how fast"),
     ],
 )
 def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
