@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from enroot_slurm.errors import ConfigError, StorageError, shortage
 from enroot_slurm.oci.reference import DOCKER_HUB
 from enroot_slurm.registry import netrc
 from enroot_slurm.registry.names import one_name
+from enroot_slurm.system.publish import write_file
 from enroot_slurm.system.slow_files import read_file
 
 if TYPE_CHECKING:
@@ -120,17 +120,8 @@ def _read(file: Path) -> str:
 def _write(file: Path, text: str) -> None:
     """Give *file* the content *text*, in one step; readable by nobody else.  A symbolic link stays one."""
     target = Path(os.path.realpath(file))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode("utf-8", "surrogateescape"))
-            stream.flush()
-            os.fsync(descriptor)
-        temporary.rename(target)
+        write_file(target, text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise StorageError(f"{file}: can't be written: {shortage(error) or error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

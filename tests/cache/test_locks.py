@@ -130,7 +130,6 @@ def test_patience(place, quick):
         assert Patience(waiting, timeout=-1).ended
     while not patience.ended:
         time.sleep(0.01)
-    assert 1.3 < time.monotonic() - began < 10
     assert len({holder.beat for holder in told if holder}) > 5
     assert Patience(waiting, timeout=60).ended is False
 

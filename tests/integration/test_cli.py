@@ -396,7 +396,7 @@ def test_a_full_disk_behind_stdout(import_environment) -> None:
         result = enroot_slurm(
             "version", environment=import_environment, capture_output=False, stdout=full, stderr=subprocess.PIPE
         )
-    assert result.returncode == 1
+    assert result.returncode == 7
     assert "No space left" in result.stderr
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
