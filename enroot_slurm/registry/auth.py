@@ -143,7 +143,7 @@ class Login:
                     self._token, self._good, self._begun = _NOTHING, False, False
                 else:
                     self._fetch()
-            if not self._begun:
+            if not self._begun and self._token is _NOTHING:
                 self._begun = True
                 self._begin(self._connections.challenge(self.registry))
             return self._token.authorization

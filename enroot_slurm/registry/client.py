@@ -164,6 +164,7 @@ class Repository:
                     if response.status == 429:
                         raise self._refusal(response, "")
                     stated = response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
+                    response.error_body()  # there is none; read to its end, the connection serves the next request
                 return Digest.parse(stated)
             except Passing as error:
                 if not error.before and not isinstance(error, TooMany):

@@ -8,16 +8,23 @@ carries a token already.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enroot_slurm.registry.credentials import Credential
     from enroot_slurm.registry.origin import Origin
-    from enroot_slurm.registry.transport import Http
 
 __all__ = ["Connections", "Token"]
+
+
+class _Closable(Protocol):
+    def close(self) -> None:
+        """Close all connections."""
+
+
+_Http = TypeVar("_Http", bound=_Closable)
 
 
 class Token(NamedTuple):
@@ -33,16 +40,16 @@ class Connections:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._https: dict[Origin, Http] = {}
+        self._https: dict[Origin, _Closable] = {}
         self._tokens: dict[tuple[Origin, str, str], Token] = {}
         self._challenges: dict[Origin, tuple[str, ...]] = {}
 
-    def http(self, registry: Origin, make: Callable[[], Http]) -> Http:
+    def http(self, registry: Origin, make: Callable[[], _Http]) -> _Http:
         """The client for *registry*; *make* makes one if there is none."""
         with self._lock:
             if registry not in self._https:
                 self._https[registry] = make()
-            return self._https[registry]
+            return cast("_Http", self._https[registry])
 
     def token(self, registry: Origin, repository: str, user: str) -> Token | None:
         """The token that *registry* has accepted for *repository* and the login name *user*, if there is one."""

@@ -254,7 +254,7 @@ def test_nobody_else_writes_the_shared_cache(fresh: Site) -> None:
     site = fresh
     site.get(site.cache_user, "one", cache_path=str(site.cache))
     [refused] = site.get(site.users[0], "two", cache_path=str(site.cache))
-    assert refused["error"] == "Untrusted"
+    assert refused["error"] == "StorageError"
     assert f"belongs to user {site.cache_user.uid}" in refused["message"]
 
 
@@ -274,7 +274,7 @@ def test_a_shared_cache_that_others_can_change_is_not_used(fresh: Site, flaw: st
         assert Path(own["path"]).parents[3] == site.users[0].home / ".cache/enroot"
         if flaw != "owner":
             [refused] = site.get(site.cache_user, "one", cache_path=str(site.cache))
-            assert refused["error"] == "Untrusted"
+            assert refused["error"] == "StorageError"
             assert str(victim) in refused["message"]
     finally:
         os.chown(victim, before.st_uid, -1)

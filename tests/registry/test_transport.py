@@ -353,14 +353,18 @@ def test_some_trailers(trickle: Callable[[bytes, bytes], str]):
 def test_watchdog_needs_one_thread(trickle: Callable[[bytes, bytes], str]):
     """However many connections are watched, and none once nothing is."""
     dog = Watchdog()
-    before = threading.active_count()
+    before = {*threading.enumerate()}
+
+    def watching() -> int:
+        return len([each for each in threading.enumerate() if each.name == "watchdog" and each not in before])
+
     with ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(5)]
         for one, other in pairs:
             stack.enter_context(closing(one))
             stack.enter_context(closing(other))
         guards = [stack.enter_context(dog.guard(one, 0.05 if i % 2 else 60)) for i, (one, _) in enumerate(pairs)]
-        assert threading.active_count() == before + 1
+        assert watching() == 1
         assert all(one.recv(1) == b"" for one, _ in pairs[1::2])  # broken
         assert [g.fired for g in guards if g] == [False, True, False, True, False]
     dog.close()
