@@ -46,7 +46,7 @@ usable() {
 if [ -z "${PYTHON-}" ]; then
     # What an earlier run left is made anew if users can't run it: its interpreter may be below /root.
     [ ! -e "$prefix/bin/python3" ] || usable "$prefix/bin/python3" || clear=--clear
-    base= refused=
+    base='' refused=''
     for each in ${BASE:-"$(command -v python3 || :)" /usr/bin/python3 /usr/bin/python3.1[1-9]}; do
         [ -x "$each" ] || continue
         each=$(readlink -f "$each")
@@ -62,7 +62,7 @@ if [ -z "${PYTHON-}" ]; then
         exit 1
     fi
     [ -z "$refused" ] || echo "Users can't run$refused: $base is taken." >&2
-    "$base" -m venv ${clear-} "$prefix"
+    "$base" -m venv ${clear:+"$clear"} "$prefix"
     chmod 755 "$prefix"
     (umask 022 && "$python" -m pip install -q --disable-pip-version-check --upgrade .)
     mkdir -p "${DESTDIR-}/usr/local/bin"

@@ -66,8 +66,27 @@ def test_enroot_default():
     """enroot's default options come out in canonical form."""
     options = SquashOptions.parse("-comp lzo -noD")
     assert options.compressor == "lzo"
-    assert options.arguments == ("-comp", "lzo", "-b", "131072", "-noD")
-    assert options.recipe == "-comp lzo -b 131072 -noD"
+    assert options.arguments == ("-comp", "lzo", "-b", "131072", "-Xalgorithm", "lzo1x_1_15", "-noD")
+    assert options.recipe == "-comp lzo -b 131072 -Xalgorithm lzo1x_1_15 -noD"
+
+
+@pytest.mark.parametrize(
+    ("text", "algorithm"),
+    [
+        ("-comp lzo -noD", "lzo1x_1_15"),
+        ("-comp lzo", None),
+        ("-comp lzo -noD -Xalgorithm lzo1x_999", "lzo1x_999"),
+        ("-comp lzo -noD -Xcompression-level 8", "lzo1x_999"),
+        ("-comp lzo -noD -Xcompression-level 7", "lzo1x_999"),
+        ("-comp lzo -noD -Xalgorithm lzo1x_1", "lzo1x_1"),
+    ],
+)
+def test_the_lzo_algorithm(text, algorithm):
+    """A fast one is taken where none is stated and only tails are compressed; what is stated is honoured."""
+    options = SquashOptions.parse(text)
+    assert options.value("-Xalgorithm", "") == (algorithm or "")
+    assert SquashOptions.parse(options.recipe) == options
+    assert options.for_layers.value("-Xalgorithm", "") == (algorithm or "")
 
 
 @pytest.mark.parametrize(
