@@ -148,7 +148,7 @@ class Evidence:
 def blobs_of(content: bytes, name: str = "layers") -> list[Blob]:
     """The layers of the manifest *content*, or what else is in its list *name*.  Raises: Malformed."""
     document = loaded(content, "manifest", MAX_DOCUMENT)
-    if name == "layers" and document.get("mediaType", OCI_MANIFEST) not in {OCI_MANIFEST, DOCKER_MANIFEST}:
+    if name == "layers" and document.get("mediaType", OCI_MANIFEST) not in (OCI_MANIFEST, DOCKER_MANIFEST):
         raise Malformed("it is no manifest")
     return [_blob(each) for each in member(document, name, list)]
 
