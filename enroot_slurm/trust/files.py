@@ -16,11 +16,10 @@ __all__ = ["check_owner", "reader"]
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def reader(limit: int, *, strict: bool) -> Callable[[str], bytes]:
-    """A function that reads a file of at most *limit* bytes.
+def reader(limit: int) -> Callable[[str], bytes]:
+    """A function that reads a file of at most *limit* bytes, which nobody but root and this user may be able to write.
 
-    With *strict*, nobody but root and this user may be able to write it: what it says counts for others, too.
-    The function raises: ConfigError.
+    It raises: ConfigError.
     """
 
     def read(path: str) -> bytes:
@@ -31,8 +30,7 @@ def reader(limit: int, *, strict: bool) -> Callable[[str], bytes]:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     raise ConfigError(f"{path} is not a regular file")
-                if strict:
-                    check_owner(path, status)
+                check_owner(path, status)
                 content = file.read(limit + 1)
         except OSError as error:
             raise ConfigError(

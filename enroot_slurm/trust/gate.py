@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.errors import ConfigError
 from enroot_slurm.oci.digest import hash_of_text
 from enroot_slurm.trust.files import reader
-from enroot_slurm.trust.judge import Image, judge, refuse_by_name
 from enroot_slurm.trust.policy import MAX_POLICY, Policy
 from enroot_slurm.trust.verdict import Verdict, key_of
-from enroot_slurm.trust.verifiers import Verifiers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.trust.evidence import Source
     from enroot_slurm.trust.names import ImageName
     from enroot_slurm.trust.requirements import Read, Rule
+    from enroot_slurm.trust.verifiers import Verifiers
 
 __all__ = ["AUTO", "SYSTEM_POLICIES", "Demand", "demand"]
 
@@ -60,19 +59,21 @@ class Demand(NamedTuple):
         """Whether *verdict* answers just this for the manifest *digest*."""
         return verdict[:3] == (str(self.name), str(digest), self.fingerprint)
 
-    def decide(self, digests: tuple[Digest, ...], media_type: str, size: int, source: Source) -> Verdict:
+    def decide(self, digests: tuple[Digest, ...], document: bytes, source: Source) -> Verdict:
         """The verdict on the image, whose manifest is the last of *digests*; before it is the index it was taken from.
 
-        *media_type* and *size* are that manifest's, for the verifiers.
+        *document* is that of the first one.
 
         Raises: ImageRefused; ConfigError; what *source* raises.
         """
+        from enroot_slurm.trust.judge import Image, judge  # noqa: PLC0415 - a hit judges nothing
+
         image = Image(self.name, digests, str(self.name))
         by: list[str] = []
         for rule in self.rules:
             by += [each.by for each in judge(rule, image, source)]
         for verifiers in self.verifiers:
-            verifiers.ask(str(self.name), digests[-1], media_type, size)
+            verifiers.ask(str(self.name), digests[0], document)
             by += verifiers.programs
         files = (*(rule.place for rule in self._asking), *(each.directory for each in self.verifiers))
         return Verdict(str(self.name), str(digests[-1]), self.fingerprint, tuple(by), files, int(time.time()))
@@ -82,26 +83,24 @@ class Demand(NamedTuple):
         return [rule for rule in self.rules if rule.needs_signatures]
 
 
-def demand(
-    name: ImageName,
-    policies: Iterable[str],
-    directories: Iterable[str],
-    *,
-    strict: bool,
-) -> Demand:
+def demand(name: ImageName, policies: Sequence[str], directories: Sequence[str]) -> Demand:
     """What the files *policies* (or `AUTO`) and the programs of *directories* ask of the image *name*.
 
-    With *strict*, nobody but root and this user may be able to write any of them.
+    Nobody but root and this user may be able to write any of them.
 
     Raises: ImageRefused, when the name is enough to say no; ConfigError.
     """
-    read = reader(MAX_POLICY, strict=strict)
+    read = reader(MAX_POLICY)
     rules = []
     for file in policies:
         path, content = _system_policy(read) if file == AUTO else (file, read(file))
         rule = Policy.parse(path, content).rule("docker", name.scopes)
-        refuse_by_name(rule, str(name))
+        rule.refuse_by_name(str(name))
         rules.append(rule.bound(read))
+    if not directories:
+        return Demand(name, tuple(rules), ())
+    from enroot_slurm.trust.verifiers import Verifiers  # noqa: PLC0415 - few sites have any
+
     return Demand(name, tuple(rules), tuple(Verifiers.of(each) for each in directories))
 
 

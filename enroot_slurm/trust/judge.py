@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ImageRefused
 from enroot_slurm.trust.evidence import Evidence
-from enroot_slurm.trust.requirements import Reject, SignedBy, SigstoreSigned
+from enroot_slurm.trust.requirements import SigstoreSigned
 from enroot_slurm.trust.signature import Malformed
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from enroot_slurm.trust.signature import Signature
     from enroot_slurm.trust.signer import Signers
 
-__all__ = ["Approval", "Image", "judge", "refuse_by_name"]
+__all__ = ["Approval", "Image", "judge"]
 
 _SHOWN = 5  # reasons in a message
 
@@ -45,27 +45,12 @@ class Approval(NamedTuple):
     """The index, or the manifest in it."""
 
 
-def refuse_by_name(rule: Rule, text: str) -> None:
-    """Raises: ImageRefused, when *rule* refuses the image, known to people as *text*, whatever is signed."""
-    for requirement in rule.requirements:
-        if isinstance(requirement, Reject):
-            raise ImageRefused(
-                f"{text} must not be used here: {rule.place} says 'reject'",
-                hint="Use an image from a place that the policy names, or ask your administrator.",
-            )
-        if isinstance(requirement, SignedBy):
-            raise ImageRefused(
-                f"{text} must be signed with GPG (signedBy), says {rule.place}, and that is not verified here",
-                hint="Ask your administrator for a rule with sigstoreSigned, which cosign's signatures fulfil.",
-            )
-
-
 def judge(rule: Rule, image: Image, source: Source) -> list[Approval]:
     """The signatures because of which *image* fulfils *rule*, which is bound; none where none is asked for.
 
     Raises: ImageRefused; ConfigError, when a key of the policy is none; what *source* raises.
     """
-    refuse_by_name(rule, image.text)
+    rule.refuse_by_name(image.text)
     evidence = Evidence(source)
     return [
         _signed(requirement, rule, image, evidence)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.errors import ImageRefused
 from enroot_slurm.oci.digest import hash_of_text
 from enroot_slurm.trust.identity import SignedIdentity
 
@@ -134,6 +135,20 @@ class Rule(NamedTuple):
     scope: str
     """The place in the policy, for people: ``docker scope registry.site/prod``."""
     requirements: tuple[Requirement, ...]
+
+    def refuse_by_name(self, text: str) -> None:
+        """Raises: ImageRefused, when the image, known to people as *text*, is refused whatever is signed."""
+        for requirement in self.requirements:
+            if isinstance(requirement, Reject):
+                raise ImageRefused(
+                    f"{text} must not be used here: {self.place} says 'reject'",
+                    hint="Use an image from a place that the policy names, or ask your administrator.",
+                )
+            if isinstance(requirement, SignedBy):
+                raise ImageRefused(
+                    f"{text} must be signed with GPG (signedBy), says {self.place}, and that is not verified here",
+                    hint="Ask your administrator for a rule with sigstoreSigned, which cosign's signatures fulfil.",
+                )
 
     def bound(self, read: Read) -> Rule:
         """This with the contents of all files that it names.  Raises: ConfigError."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConfigError, ImageRefused, printable
 from enroot_slurm.oci.digest import hash_of_text
+from enroot_slurm.oci.manifest import OCI_MANIFEST, load_json
 from enroot_slurm.trust.files import check_owner
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class Verifiers(NamedTuple):
             raise ConfigError(f"{directory} has {len(found)} programs; {MAX_PROGRAMS} are the most")
         return cls(directory, tuple(path for path, *_ in found), hash_of_text(repr((directory, found)), 32))
 
-    def ask(self, name: str, digest: Digest, media_type: str, size: int) -> None:
-        """Ask all programs about the manifest *digest*, which the user called *name*.
+    def ask(self, name: str, digest: Digest, document: bytes) -> None:
+        """Ask all programs about the manifest or index *document* of *digest*, which the user called *name*.
 
         Raises: ImageRefused, with the words of the program; ConfigError, when one can't be run.
         """
@@ -83,7 +84,10 @@ class Verifiers(NamedTuple):
                 f"the programs in {self.directory} are not run as root",
                 hint="Import as another user, such as the owner of the cache.",
             )
-        descriptor = json.dumps({"mediaType": media_type, "digest": str(digest), "size": size}).encode()
+        if not self.programs:
+            return
+        kind = load_json(document, "manifest").get("mediaType") or OCI_MANIFEST
+        descriptor = json.dumps({"mediaType": kind, "digest": str(digest), "size": len(document)}).encode()
         arguments = ["-name", name, "-digest", str(digest), "-stdin-media-type", _KIND]
         for program in self.programs:
             status, said = _run([program, *arguments], descriptor)

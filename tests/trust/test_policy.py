@@ -220,9 +220,9 @@ def test_signed_by_refuses_its_images_only(tmp_path) -> None:
     """A policy may have GPG keys for other places."""
     gpg = [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]
     file = write(tmp_path / "p", {"default": ACCEPT, "transports": {"docker": {"h.x": gpg}}})
-    assert demand(ImageName.parse("h.y/a:1"), [file], [], strict=True).is_met
+    assert demand(ImageName.parse("h.y/a:1"), [file], []).is_met
     with pytest.raises(ImageRefused, match="GPG") as caught:
-        demand(ImageName.parse("h.x/a:1"), [file], [], strict=True)
+        demand(ImageName.parse("h.x/a:1"), [file], [])
     assert file in str(caught.value)
     assert caught.value.exit_code == 4
 
@@ -232,10 +232,10 @@ def test_a_second_policy_can_only_be_stricter(tmp_path) -> None:
     site = write(tmp_path / "site", {"default": REJECT, "transports": {"docker": {"h.x": ACCEPT}}})
     user = write(tmp_path / "user", {"default": ACCEPT, "transports": {"docker": {"h.x/bad": REJECT}}})
     for files in ([site, user], [user, site]):
-        assert demand(ImageName.parse("h.x/a:1"), files, [], strict=True).is_met
+        assert demand(ImageName.parse("h.x/a:1"), files, []).is_met
         for refused in ("h.y/a:1", "h.x/bad:1"):
             with pytest.raises(ImageRefused, match="reject"):
-                demand(ImageName.parse(refused), files, [], strict=True)
+                demand(ImageName.parse(refused), files, [])
 
 
 def test_a_policy_that_cannot_be_read_lets_nothing_pass(tmp_path) -> None:
@@ -243,12 +243,11 @@ def test_a_policy_that_cannot_be_read_lets_nothing_pass(tmp_path) -> None:
     name = ImageName.parse("h.x/a:1")
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(ConfigError):
-            demand(name, [str(path)], [], strict=True)
+            demand(name, [str(path)], [])
     file = write(tmp_path / "p", {"default": ACCEPT})
     (tmp_path / "p").chmod(0o666)
     with pytest.raises(ConfigError, match="others than root can write"):
-        demand(name, [file], [], strict=True)
-    assert demand(name, [file], [], strict=False).is_met
+        demand(name, [file], [])
 
 
 def test_the_key_is_a_part_of_what_is_asked(tmp_path) -> None:
@@ -258,11 +257,11 @@ def test_the_key_is_a_part_of_what_is_asked(tmp_path) -> None:
     signed = [{"type": "sigstoreSigned", "keyPath": str(key)}]
     name = ImageName.parse("h.x/a:1")
     file = write(tmp_path / "p", {"default": REJECT, "transports": {"docker": {"h.x": signed}}})
-    first = demand(name, [file], [], strict=False)
+    first = demand(name, [file], [])
     write(tmp_path / "p", {"default": ACCEPT, "transports": {"docker": {"h.x": signed, "h.z": REJECT}}})
-    assert demand(name, [file], [], strict=False).fingerprint == first.fingerprint
+    assert demand(name, [file], []).fingerprint == first.fingerprint
     key.write_bytes(b"2")
-    assert demand(name, [file], [], strict=False).fingerprint != first.fingerprint
+    assert demand(name, [file], []).fingerprint != first.fingerprint
     key.unlink()
     with pytest.raises(ConfigError, match="can't be read"):
-        demand(name, [file], [], strict=False)
+        demand(name, [file], [])

@@ -318,9 +318,11 @@ def test_a_transparency_log_is_asked_for_where_the_policy_says_so(bench) -> None
     refused(bench, "no promise of a transparency log")
 
 
-@pytest.mark.parametrize("pem", [b"", b"x", Signer("rsa1024").pem, Signer("rsa1024").pem[:100]])
-def test_a_key_that_is_none_lets_nothing_pass(bench, pem) -> None:
+@pytest.mark.parametrize("kind", ["empty", "text", "short", "cut"])
+def test_a_key_that_is_none_lets_nothing_pass(bench, kind) -> None:
     """The administrator's mistake, said so."""
+    short = Signer("rsa1024").pem
+    pem = {"empty": b"", "text": b"x", "short": short, "cut": short[:100]}[kind]
     bench.repository.sign(INDEX, NAME, bench.signer)
     with pytest.raises(ConfigError, match="/k is not a public key"):
         bench.judge(SigstoreSigned(keys=(Material("/k", pem),)))
