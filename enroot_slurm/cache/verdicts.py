@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from enroot_slurm.cache.trust import Untrusted, read_trusted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from enroot_slurm.cache.directory import CacheDirectory
 
-__all__ = ["read_verdict", "write_verdict"]
+__all__ = ["all_verdicts", "read_verdict", "write_verdict"]
 
 _MAX_VERDICT = 64 << 10
 
@@ -35,6 +36,16 @@ def write_verdict(place: CacheDirectory, key: str, content: bytes) -> None:
     with contextlib.suppress(OSError):
         place.directory("verdicts")
         place.write(_path(place.root, key), content)
+
+
+def all_verdicts(root: Path) -> Iterator[bytes]:
+    """Those below *root* that its owner or root has written."""
+    with contextlib.suppress(OSError):
+        owners = {0, root.stat().st_uid}
+        for path in sorted((root / "verdicts").iterdir()):
+            content = read_verdict(root, path.name.removesuffix(".json"), owners)
+            if content is not None:
+                yield content
 
 
 def _path(root: Path, key: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.verdicts import read_verdict, write_verdict
 from enroot_slurm.errors import IntegrityError, NotFound
-from enroot_slurm.trust.gate import demand
+from enroot_slurm.trust.gate import Demand, demand
 from enroot_slurm.trust.names import ImageName
 from enroot_slurm.trust.verdict import Verdict
 
@@ -29,24 +29,28 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """What is asked of the image *reference* by the files *policies* and the programs of the directories *verifiers*.
+    """What is asked of an image, and what the *caches* know of that; each with those who can have written it."""
 
-    *caches* are those where verdicts may be, and who can have written each; new ones go to *own*.
+    def __init__(self, wish: Demand, caches: Sequence[tuple[Path, set[int]]], own: CacheDirectory) -> None:
+        self._demand = wish
+        self._caches = caches
+        self._own = own
+        """Where new verdicts go."""
 
-    Raises: ImageRefused, when the name is enough to say no; ConfigError, when a policy is wrong or can't be read.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         reference: Reference,
         policies: Sequence[str],
         verifiers: Sequence[str],
         caches: Sequence[tuple[Path, set[int]]],
         own: CacheDirectory,
-    ) -> None:
-        self._demand = demand(ImageName.of(reference), policies, verifiers)
-        self._caches = caches
-        self._own = own
+    ) -> Admission:
+        """What the files *policies* and the programs of the directories *verifiers* ask of the image *reference*.
+
+        Raises: ImageRefused, when the name is enough to say no; ConfigError, when a policy is wrong or can't be read.
+        """
+        return cls(demand(ImageName.of(reference), policies, verifiers), caches, own)
 
     def is_known(self, digest: Digest) -> bool:
         """Whether the image of the manifest *digest* may be used, as far as that can be said without asking anybody."""
@@ -54,8 +58,8 @@ class Admission:
 
     def verify(
         self, digest: Digest, index: Digest | None, manifest_of: Callable[[Digest], Digest], source: Source
-    ) -> None:
-        """Find out whether the image of the manifest *digest* may be used, unless that is known.
+    ) -> Verdict:
+        """The verdict on the image of the manifest *digest*, which is kept.
 
         index        what the reference names, of which the manifest was taken, if it is not the manifest itself
         manifest_of  the digest of the manifest for the platform that an index leads to, verified
@@ -63,15 +67,15 @@ class Admission:
 
         Raises: ImageRefused; ConfigError; AccessDenied, NetworkError, when the registry hands out no signatures.
         """
-        if self.is_known(digest):
-            return
         digests: tuple[Digest, ...] = (digest,)
         if index is not None and index != digest:
             with contextlib.suppress(NotFound, IntegrityError):  # a tag may have been moved meanwhile
                 digests = (index, digest) if manifest_of(index) == digest else digests
         document = self._document(digests[0]) or source.document(str(digests[0])) or b"{}"
         verdict = self._demand.decide(digests, document, source)
-        write_verdict(self._own, verdict.key, bytes(verdict))
+        if not self._demand.is_met:
+            write_verdict(self._own, verdict.key, bytes(verdict))
+        return verdict
 
     def _verdict(self, digest: Digest) -> Verdict | None:
         for root, owners in self._caches:

@@ -123,7 +123,7 @@ class Lookup(NamedTuple):
             return None
         from enroot_slurm.importing.admission import Admission  # noqa: PLC0415 - most sites ask for nothing
 
-        return Admission(self.reference, self.policies, self.verifiers, self.caches, self.own)
+        return Admission.of(self.reference, self.policies, self.verifiers, self.caches, self.own)
 
     def find(self) -> CachedImage | None:
         """The image, if it is there, and without a request it is known which one is meant and that it may be used.

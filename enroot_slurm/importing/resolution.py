@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.credentials import Credentials
     from enroot_slurm.settings.config import Config
+    from enroot_slurm.trust.verdict import Verdict
 
 __all__ = ["Resolution", "open_repository"]
 
@@ -97,8 +98,8 @@ class Resolution:
         lookup, admission = self.lookup, self.lookup.admission()
 
         def admitted(digest: Digest) -> Digest:
-            if admission is not None:
-                self._admit(admission, digest)
+            if admission is not None and not admission.is_known(digest):
+                self.verify(admission, digest)
             return digest
 
         if not lookup.own.job:
@@ -115,11 +116,17 @@ class Resolution:
             # Another process may have been asked for less.
             return self.remembering(lambda: admitted(digest))
 
-    def _admit(self, admission: Admission, digest: Digest) -> None:
-        if not admission.is_known(digest):
-            self.progress.phase(f"verifying {self.lookup.reference}")
-            named = self.lookup.reference.digest or self._named or self.repository.head()
-            admission.verify(digest, named, lambda index: self.manifest(index).digest, self.repository)
+    def verify(self, admission: Admission, digest: Digest) -> Verdict:
+        """The verdict on the image of the manifest *digest*, to which the reference leads, whatever is known of it.
+
+        Raises: ImageRefused, ConfigError, AccessDenied, NetworkError.
+        """
+        self.progress.phase(f"verifying {self.lookup.reference}")
+        return admission.verify(digest, self.named(), lambda index: self.manifest(index).digest, self.repository)
+
+    def named(self) -> Digest | None:
+        """The digest of the manifest or index that the reference names; None where the registry does not tell."""
+        return self.lookup.reference.digest or self._named or self.repository.head()
 
     def _ask_or_recall(self) -> Digest:
         """What the registry says; when it does not answer, what it said last, if the site wants that."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
 
 from enroot_slurm.errors import (
@@ -26,6 +26,7 @@ from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, OCI_INDEX, Descriptor, parse_document
 from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import referrers, refusals
+from enroot_slurm.registry.access import Access
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
 from enroot_slurm.registry.connections import Connections
 from enroot_slurm.registry.credentials import Credentials
@@ -43,31 +44,12 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.platform import Platform
     from enroot_slurm.oci.reference import Reference
 
-__all__ = ["Access", "Repository", "Transport"]
+__all__ = ["Repository", "Transport"]
 
 _T = TypeVar("_T")
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _MAX_LOGINS = 6  # requests until it is well: without a token, an expired, a new one, without credentials, elsewhere
 _ELSEWHERE = re.compile(r"/v2/([a-z0-9._/-]{1,255})/(?:manifests|blobs)/[^/]+", re.ASCII)
-
-
-class Access(NamedTuple):
-    """What a registry said to the credentials that there are for it."""
-
-    source: str
-    """FILE:LINE of the credentials that were tried, or empty."""
-    name: str
-    """The login name in them."""
-    used: bool
-    """Whether they were accepted."""
-    problem: str
-    """What became of them otherwise; or empty."""
-    unasked: str
-    """FILE:LINE of credentials that the registry did not ask for, or empty."""
-    certificate: bool
-    """Whether a client certificate was shown."""
-    date: str
-    """The registry's clock: the header Date, or empty."""
 
 
 class Repository:

@@ -28,6 +28,7 @@ from support.signing import (
 
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, ImageRefused
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.trust.attachments import attachments, sbom_in
 from enroot_slurm.trust.bundle import read_statement, signature
 from enroot_slurm.trust.identity import SignedIdentity
 from enroot_slurm.trust.judge import Image, judge
@@ -263,6 +264,19 @@ def test_lists_of_referrers(index, manifest) -> None:
     repository.documents[str(DIGEST)] = json.dumps(manifest).encode()
     with suppress(EnrootSlurmErrorOfTest):
         assert not verdict_on(repository, KEYED)
+
+
+@given(mutations(REFERRER) | json_values, mutations(DOCUMENT) | json_values, st.binary(max_size=40))
+def test_attachments(index, manifest, blob) -> None:
+    """They are listed as far as they can be understood."""
+    repository = Anything()
+    repository.pages[str(DIGEST)] = [json.dumps(index).encode()]
+    for target in (str(DIGEST), f"sha256-{DIGEST.hex}.att"):
+        repository.documents[target] = json.dumps(manifest).encode()
+    repository.blobs = dict.fromkeys(REPOSITORY.blobs, blob)
+    with suppress(EnrootSlurmErrorOfTest):
+        for each in attachments(repository, DIGEST, Digest.of(b"other")):
+            sbom_in(each, repository)
 
 
 @given(st.text(max_size=60), st.sampled_from(["matchExact", "matchRepository", "matchRepoDigestOrExact"]))
