@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,6 +100,29 @@ def test_a_hit_by_digest_asks_nobody(registry, load, tmp_path) -> None:
     assert found is not None
     assert found.reused
     assert len(registry.requests) == before
+
+
+@pytest.mark.parametrize("with_policy", [False, True])
+def test_a_hit_loads_little(registry, load, import_environment, tmp_path, with_policy) -> None:
+    """Neither what verifies signatures nor what asks registries; without a policy, nothing of trust/ at all."""
+    signer = Signer()
+    policy = str(write_policy(tmp_path / "p.json", registry.host, signer)) if with_policy else "off"
+    uri = f"{serve(registry, IMAGE)}@{DIGEST}"
+    sign(registry, DIGEST, signer)
+    get_image(uri, config=load(signature_policy=policy))
+    code = "import sys\nfrom enroot_slurm import Config, get_image\n"
+    code += "assert get_image(sys.argv[1], config=Config.load(user_file=None, enroot_conf=None)).reused\n"
+    code += "print(*sys.modules)"
+    environment = {**import_environment, "ENROOT_SLURM_SIGNATURE_POLICY": policy}
+    said = subprocess.run(
+        [sys.executable, "-c", code, uri], capture_output=True, text=True, env=environment, check=True
+    )
+    modules = set(said.stdout.split())
+    heavy = {"requests", "urllib3", "cryptography", "yaml", "filelock", "subprocess", "dataclasses", "hashlib"}
+    assert modules & heavy == set()
+    trust = {m.rpartition(".")[2] for m in modules if m.startswith("enroot_slurm.trust.")}
+    expected = {"files", "gate", "identity", "names", "policy", "requirements", "verdict"}
+    assert trust == (expected if with_policy else set())
 
 
 def test_nothing_is_asked_or_loaded_without_a_policy(registry, load) -> None:
