@@ -12,6 +12,7 @@ through `printable`, and never hold a secret.
       NotFound                    3   no such image, tag or digest
         PlatformNotFound              the image is there, but not for this platform
       AccessDenied                4   the registry refuses
+        ImageRefused                  the policy of the site, or of the user, does
       NetworkError                5   the registry can't be reached, or fails
         RateLimited                   it asks to wait longer than we may
       IntegrityError              6   bytes are not what their digest or their format promises
@@ -40,6 +41,7 @@ __all__ = [
     "ConfigError",
     "ConversionError",
     "EnrootSlurmError",
+    "ImageRefused",
     "IntegrityError",
     "Interrupted",
     "InvalidPlatform",
@@ -121,6 +123,10 @@ class AccessDenied(EnrootSlurmError):
     """The registry, or its token service, refuses."""
 
     exit_code = 4
+
+
+class ImageRefused(AccessDenied):
+    """A policy does not let the image be used here: it is not signed, or comes from elsewhere."""
 
 
 class NetworkError(EnrootSlurmError):

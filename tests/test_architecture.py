@@ -29,7 +29,7 @@ SOURCES = {
 ROWS = (
     "errors version progress",
     "oci system",
-    "rootfs squashfs cache registry",
+    "rootfs squashfs cache registry trust",
     "settings",
     "importing",
     "slurm",
@@ -49,6 +49,7 @@ OWNERS = {
     "urllib3": {"registry.transport", "registry.causes", "registry.connection"},
     "yaml": {"settings.yaml_file", "housekeeping.image_list"},
     "filelock": {"cache.locks"},
+    "cryptography": {"trust.crypto"},
 }
 """The only modules that import these; all else is the standard library and the optional decoders."""
 DECODERS = {"zlib_ng", "backports", "compression"}

@@ -6,6 +6,7 @@
     jobs/JOB/NODE.KEY.lease  resolved-HASH.json ...          lease, record
     visitors/JOB~NODE~STEP.KEY.lease                         visit: a lease of somebody who can't write elsewhere
     tags/HASH.json                                           tag: what it led to last
+    verdicts/HASH.json                                       verdict: why an image may be used
     failures/HASH.json  locks/NAME.lock  locks/NAME.holder   failure, lock, holder
     tmp/HEX16.UNIQUE  and, anywhere, .NAME.UNIQUE.tmp        temporary
 
@@ -41,13 +42,14 @@ _KINDS = {
     "visit": rf"visitors/{_JOB}~{_NODE}(?:~{_NODE})?\.[0-9a-f]{{32}}\.lease",
     "record": rf"jobs/{_JOB}/[a-z]+(?:-[0-9a-f]{{32}})?\.json",
     "tag": r"tags/[0-9a-f]{32}\.json",
+    "verdict": r"verdicts/[0-9a-f]{32}\.json",
     "failure": r"failures/[0-9a-f]{32}\.json",
     "holder": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.holder",
     "lock": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.lock",
 }
 _DIRECTORIES = (
     rf"images(?:/{_RECIPE}(?:/{_PLATFORM})?)?|layers(?:/{_RECIPE})?|(?:blobs|manifests)(?:/(?:sha256|sha512))?"
-    rf"|jobs(?:/{_JOB})?|visitors|tags|failures|locks|tmp"
+    rf"|jobs(?:/{_JOB})?|visitors|tags|verdicts|failures|locks|tmp"
 )
 _MAKER = r".*\.([0-9]{1,10})\.[0-9a-f]{8}(?:\.tmp)?"
 _LOCKS = (

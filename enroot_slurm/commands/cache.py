@@ -199,7 +199,13 @@ def _show(options: argparse.Namespace) -> int:
             raise missing
         shown += hits
     if options.json:
-        cachetext.print_json([{"cache": str(root), **cachetext.fields_of(image)} for root, image in shown])
+        verdicts = [[v._asdict() for v in cachetext.verdicts_of(root, image.digest)] for root, image in shown]
+        cachetext.print_json(
+            [
+                {"cache": str(root), **cachetext.fields_of(image), "verdicts": said}
+                for (root, image), said in zip(shown, verdicts, strict=True)
+            ]
+        )
     else:
         cachetext.print_images(shown)
     return 0

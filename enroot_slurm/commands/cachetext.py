@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from enroot_slurm.commands.common import print_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from enroot_slurm.housekeeping.inventory import Inventory, Item
     from enroot_slurm.housekeeping.prefetch import Outcome
     from enroot_slurm.housekeeping.verifier import Damage
+    from enroot_slurm.trust.verdict import Verdict
 
 __all__ = [
     "fields_of",
@@ -33,6 +35,7 @@ __all__ = [
     "report_fields",
     "title_of",
     "usage_of",
+    "verdicts_of",
 ]
 
 _DIGITS = 12
@@ -134,6 +137,26 @@ def print_images(images: Sequence[tuple[Path, Item]]) -> None:
         }
         for name, value in shown.items():
             print(f"{name:9} {printable(str(value), 1000)}")
+        for verdict in verdicts_of(root, image.digest):
+            by = ", ".join(verdict.by)
+            print(
+                printable(
+                    f"verdict   {verdict.image}: {by}, {_ago(verdict.time)}, for {', '.join(verdict.files)}", 1000
+                )
+            )
+
+
+def verdicts_of(root: Path, digest: str) -> list[Verdict]:
+    """Why the image of the manifest *digest* may be used, by each name and policy that it was verified for."""
+    from enroot_slurm.cache.verdicts import all_verdicts  # noqa: PLC0415 - for `cache show` alone
+    from enroot_slurm.trust.verdict import Verdict  # noqa: PLC0415
+
+    found = []
+    for content in all_verdicts(root):
+        with suppress(ValueError, RecursionError):
+            verdict = Verdict.parse(content)
+            found += [verdict] if verdict.digest == digest else []
+    return found
 
 
 def usage_of(found: Inventory) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def inventory(root: Path) -> Inventory:
         tuple(found.get("temporary", ())),
         jobs,
         leases,
-        (*found.get("failure", ()), *found.get("tag", ()), *found.get("holder", ())),
+        (*found.get("failure", ()), *found.get("tag", ()), *found.get("verdict", ()), *found.get("holder", ())),
         tuple(found.get("lock", ())),
     )
 

@@ -19,7 +19,7 @@ from enroot_slurm.registry.netrc_file import NetrcFile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enroot_slurm.registry.client import Access
+    from enroot_slurm.registry.access import Access
     from enroot_slurm.registry.secret import Secret
     from enroot_slurm.settings.config import Config
 

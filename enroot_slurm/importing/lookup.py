@@ -25,6 +25,7 @@ from enroot_slurm.squashfs.format.superblock import Superblock
 
 if TYPE_CHECKING:
     from enroot_slurm.cache.images import ImageFile
+    from enroot_slurm.importing.admission import Admission
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.image_config import ImageConfig
     from enroot_slurm.oci.manifest import Index
@@ -73,6 +74,10 @@ class Lookup(NamedTuple):
     """Seconds for which a tag is not asked for again."""
     asked: bool = False
     """Whether the platform was asked for by its name: then an image's config may contradict."""
+    policies: tuple[str, ...] = ()
+    """Files that say which images may be used."""
+    verifiers: tuple[str, ...] = ()
+    """Directories of programs that do."""
 
     @classmethod
     def of(cls, uri: str, arch: str | None, config: Config, job: str = "", *, strict: bool = True) -> Lookup:
@@ -91,7 +96,12 @@ class Lookup(NamedTuple):
             check_untamperable(own.root, os.geteuid(), strict=False)
         epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH", ""))
         recipe = recipe_of(config.squash_options.recipe, epoch)
-        return cls(reference, platform, own, shared, recipe, epoch, warning, strict, config.tag_ttl, bool(arch))
+        policies = tuple(each for each in config.signature_policy if each != "off")
+        return cls(
+            *(reference, platform, own, shared, recipe, epoch, warning, strict, config.tag_ttl, bool(arch)),
+            policies,
+            config.verifier_dir,
+        )
 
     @property
     def key(self) -> str:
@@ -104,8 +114,27 @@ class Lookup(NamedTuple):
         own = (self.own.root, {0, os.geteuid()})
         return [own] if self.shared is None else [(self.shared.root, self.shared.owners), own]
 
+    def admission(self) -> Admission | None:
+        """What is asked of the image before it may be used; None: nothing.
+
+        Raises: ImageRefused, when its name is enough to say no; ConfigError.
+        """
+        if not self.policies and not self.verifiers:
+            return None
+        from enroot_slurm.importing.admission import Admission  # noqa: PLC0415 - most sites ask for nothing
+
+        return Admission.of(self.reference, self.policies, self.verifiers, self.caches, self.own)
+
     def find(self) -> CachedImage | None:
-        """The image, if it is there and it is known without a request which one is meant."""
+        """The image, if it is there, and without a request it is known which one is meant and that it may be used.
+
+        Raises: ImageRefused, ConfigError.
+        """
+        admission = self.admission()
+        found = self._find()
+        return found if found is None or admission is None or admission.is_known(found.digest) else None
+
+    def _find(self) -> CachedImage | None:
         if self.reference.digest is not None:
             # Mostly it is the digest of the very manifest; an index has to be read.
             return self.image(self.reference.digest) or self._image_of(self.manifest(self.reference.digest))

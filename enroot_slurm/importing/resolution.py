@@ -29,6 +29,7 @@ from enroot_slurm.errors import (
     printable,
 )
 from enroot_slurm.importing.logins import credentials_of, state_of_logins
+from enroot_slurm.oci.digest import Digest
 from enroot_slurm.progress import Progress, duration_text, size_text
 from enroot_slurm.registry.client import Repository, Transport
 
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from enroot_slurm.cache.status import Holder
+    from enroot_slurm.importing.admission import Admission
     from enroot_slurm.importing.lookup import Lookup
-    from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.credentials import Credentials
     from enroot_slurm.settings.config import Config
+    from enroot_slurm.trust.verdict import Verdict
 
 __all__ = ["Resolution", "open_repository"]
 
@@ -72,6 +74,8 @@ class Resolution:
         self.repository = open_repository(
             lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
         )
+        self._named: Digest | None = None
+        """What the reference leads to, before a platform is picked, once it is known."""
         for text in (*config.doubts, *([lookup.warning] if lookup.warning else [])):
             progress.warn(text)
 
@@ -86,23 +90,43 @@ class Resolution:
     def resolve(self) -> Digest:
         """The digest of the manifest that the reference names now, or named when its job asked first.
 
-        Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
+        Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError; ImageRefused, ConfigError.
         """
         self.progress.expect(0)  # it may have been told of another image before
         self.progress.converted(0)
         self.progress.phase(f"resolving {self.lookup.reference}")
-        lookup = self.lookup
+        lookup, admission = self.lookup, self.lookup.admission()
+
+        def admitted(digest: Digest) -> Digest:
+            if admission is not None and not admission.is_known(digest):
+                self.verify(admission, digest)
+            return digest
+
         if not lookup.own.job:
-            return self.remembering(self._ask_or_recall)
+            return self.remembering(lambda: admitted(self._ask_or_recall()))
         if (failure := self._failures.last(self.config.failure_ttl)) is not None:
             raise failure.error()
         if lookup.reference.digest:
-            return self.remembering(self._ask)
+            return self.remembering(lambda: admitted(self._ask()))
         with self.turn(f"reference-{lookup.own.job}-{lookup.key}", lookup.resolved) as resolved:
-            if resolved is not None:
-                return resolved
-            digest = self.remembering(self._ask_or_recall)
-            return write_resolved(lookup.own, lookup.key, lookup.shown, digest)
+            digest = resolved
+            if digest is None:
+                mine = self.remembering(lambda: admitted(self._ask_or_recall()))
+                digest = write_resolved(lookup.own, lookup.key, lookup.shown, mine)
+            # Another process may have been asked for less.
+            return self.remembering(lambda: admitted(digest))
+
+    def verify(self, admission: Admission, digest: Digest) -> Verdict:
+        """The verdict on the image of the manifest *digest*, to which the reference leads, whatever is known of it.
+
+        Raises: ImageRefused, ConfigError, AccessDenied, NetworkError.
+        """
+        self.progress.phase(f"verifying {self.lookup.reference}")
+        return admission.verify(digest, self.named(), lambda index: self.manifest(index).digest, self.repository)
+
+    def named(self) -> Digest | None:
+        """The digest of the manifest or index that the reference names; None where the registry does not tell."""
+        return self.lookup.reference.digest or self._named or self.repository.head()
 
     def _ask_or_recall(self) -> Digest:
         """What the registry says; when it does not answer, what it said last, if the site wants that."""
@@ -156,7 +180,7 @@ class Resolution:
             turn.pause()
 
     def _ask(self) -> Digest:
-        digest = self.lookup.reference.digest or self.repository.head()
+        digest = self._named = self.lookup.reference.digest or self.repository.head()
         if digest is not None:
             if self.lookup.image(digest) is not None:
                 return digest
@@ -175,8 +199,14 @@ class Resolution:
 
         Raises: NotFound, PlatformNotFound, AccessDenied, NetworkError, IntegrityError.
         """
-        keep = partial(write_document, self.lookup.own)
         lookup = self.lookup
+
+        def keep(content: bytes) -> None:
+            nonlocal digest
+            if digest is None:  # the first one is what the tag leads to
+                digest = self._named = Digest.of(content)
+            write_document(lookup.own, content)
+
         return self.repository.resolve(
             lookup.platform, digest, known=lookup.document, known_config=lookup.image_config, keep=keep
         )

@@ -9,15 +9,24 @@ from __future__ import annotations
 import re
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import urlsplit
 
-from enroot_slurm.errors import AccessDenied, IntegrityError, InvalidReference, NetworkError, RateLimited, printable
+from enroot_slurm.errors import (
+    AccessDenied,
+    IntegrityError,
+    InvalidReference,
+    NetworkError,
+    NotFound,
+    RateLimited,
+    printable,
+)
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
-from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, parse_document
+from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, OCI_INDEX, Descriptor, parse_document
 from enroot_slurm.oci.selection import select
-from enroot_slurm.registry import refusals
+from enroot_slurm.registry import referrers, refusals
+from enroot_slurm.registry.access import Access
 from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
 from enroot_slurm.registry.connections import Connections
 from enroot_slurm.registry.credentials import Credentials
@@ -31,35 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from enroot_slurm.errors import EnrootSlurmError
-    from enroot_slurm.oci.manifest import Descriptor, Index, Manifest
+    from enroot_slurm.oci.manifest import Index, Manifest
     from enroot_slurm.oci.platform import Platform
     from enroot_slurm.oci.reference import Reference
 
-__all__ = ["Access", "Repository", "Transport"]
+__all__ = ["Repository", "Transport"]
 
 _T = TypeVar("_T")
 _ACCEPT = {"Accept": ", ".join(ACCEPT)}
 _MAX_LOGINS = 6  # requests until it is well: without a token, an expired, a new one, without credentials, elsewhere
 _ELSEWHERE = re.compile(r"/v2/([a-z0-9._/-]{1,255})/(?:manifests|blobs)/[^/]+", re.ASCII)
-
-
-class Access(NamedTuple):
-    """What a registry said to the credentials that there are for it."""
-
-    source: str
-    """FILE:LINE of the credentials that were tried, or empty."""
-    name: str
-    """The login name in them."""
-    used: bool
-    """Whether they were accepted."""
-    problem: str
-    """What became of them otherwise; or empty."""
-    unasked: str
-    """FILE:LINE of credentials that the registry did not ask for, or empty."""
-    certificate: bool
-    """Whether a client certificate was shown."""
-    date: str
-    """The registry's clock: the header Date, or empty."""
 
 
 class Repository:
@@ -141,7 +131,7 @@ class Repository:
         def platform_of(manifest: Manifest) -> Platform | None:
             config = known_config(manifest.config.digest)
             if config is None:
-                content = self._small_blob(manifest.config)
+                content = self._config(manifest.config)
                 config = ImageConfig.parse(content)
                 keep(content)
             return config.platform
@@ -231,13 +221,46 @@ class Repository:
         while not transfer.complete:
             yield from transfer.attempt(ask)
 
-    def _small_blob(self, descriptor: Descriptor) -> bytes:
+    def document(self, target: str) -> bytes | None:
+        """The manifest or index *target*, a tag or a digest, which it is verified by; None: there is none.
+
+        Raises: AccessDenied, NetworkError, IntegrityError.
+        """
+        digest = Digest.parse(target) if ":" in target else None
+        try:
+            return self._document(target, digest)[0]
+        except NotFound:
+            return None
+
+    def small_blob(self, digest: Digest, size: int) -> bytes:
+        """The blob *digest* of *size* bytes, verified.  Raises: as `blob`."""
+        content = b"".join(self.blob(Descriptor("", digest, size)))
+        _verify(content, digest)
+        return content
+
+    def referrers(self, digest: Digest) -> Iterator[bytes]:
+        """What refers to *digest*, as pages of an index (`referrers.pages`).  Raises: AccessDenied, NetworkError."""
+        return referrers.pages(digest, self._page, self.document, self._base)
+
+    def _page(self, path: str) -> tuple[str, bytes] | None:
+        """The answer at *path*, the page that follows it, and None where the registry has no such thing."""
+
+        def read() -> tuple[str, bytes] | None:
+            with self._get(path, {"Accept": OCI_INDEX}) as response:
+                is_page = response.headers.get("Content-Type", "").startswith("text/html")
+                if is_page or (400 <= response.status < 500 and response.status not in {401, 403, 408, 429}):
+                    return None
+                if response.status != 200:
+                    raise self._refusal(response, "")
+                return response.headers.get("Link", ""), response.read(MAX_DOCUMENT)
+
+        return self._retried(read)
+
+    def _config(self, descriptor: Descriptor) -> bytes:
         """The image config that *descriptor* names, verified."""
         if descriptor.size > MAX_CONFIG:
             raise IntegrityError(f"the image config has {descriptor.size} bytes; {MAX_CONFIG} are the most")
-        content = b"".join(self.blob(descriptor))
-        _verify(content, descriptor.digest)
-        return content
+        return self.small_blob(descriptor.digest, descriptor.size)
 
     def _document(self, target: str, digest: Digest | None) -> tuple[bytes, str]:
         """The manifest or index that *target*, a tag or the *digest*, names, and its Content-Type."""

@@ -145,6 +145,10 @@ class Config(NamedTuple):
     trusted_hosts: tuple[str, ...]
     """Where registries may lead although it is no place of the Internet: `enroot_slurm.registry.reach`."""
     certs_dirs: tuple[str, ...]
+    signature_policy: tuple[str, ...]
+    """Absolute paths, ``auto`` and ``off``, of all sources: all of them count."""
+    verifier_dir: tuple[str, ...]
+    """Absolute paths, likewise."""
     doubts: tuple[str, ...]
     """What is no error, but hardly meant: variables called ``ENROOT_SLURM_...`` that no setting has."""
     trusted: bool
@@ -188,8 +192,11 @@ class Config(NamedTuple):
         origins: dict[str, str] = {}
         for entry in (entry for layer in layers for entry in layer):
             value = entry.value(variables, problems)
-            if entry.setting.key not in values:
-                values[entry.setting.key], origins[entry.setting.key] = value, entry.source
+            key = entry.setting.key
+            if key not in values:
+                values[key], origins[key] = value, entry.source
+            elif entry.setting.narrows and isinstance(value, tuple) and isinstance(values[key], tuple):
+                values[key], origins[key] = (*values[key], *value), f"{origins[key]}, {entry.source}"
         if enroot_conf is not None and not trusted:
             _add_enroot_conf(enroot_conf, environ, values, origins, problems)
         for key, setting in SETTINGS.items():

@@ -57,6 +57,8 @@ class Setting(NamedTuple):
     form: Callable[..., str] = str
     is_list: bool = False
     is_boolean: bool = False
+    narrows: bool = False
+    """Whether each source adds to the list: what the site asks for, nobody can take away."""
 
     def text(self, value: object) -> str:
         """*value* as this setting's text; the elements of a list are separated by commas."""
@@ -289,6 +291,14 @@ def _number_text(value: float) -> str:
     return f"{value:f}".rstrip("0").rstrip(".")
 
 
+def _policy(text: str) -> str:
+    return text if text in {"off", "auto"} else _absolute(text)
+
+
+def _several(key: str, variable: str, default: str, expected: str, parse: Callable[[str], str]) -> Setting:
+    return Setting(key, variable, default, expected, parse, is_list=True)
+
+
 def _switch(key: str, variable: str, default: str) -> Setting:
     return Setting(key, variable, default, _YES_NO, _boolean, _boolean_text, is_boolean=True)
 
@@ -299,6 +309,7 @@ _A_SIZE = "a size such as 512MiB or 1GiB"
 _TIME = "seconds, such as 30 or 0.5"
 _AMOUNT = "a size such as 500GiB, or a share of the file system such as 85%"
 _YES_NO = "yes or no"
+_CERTS_DIRS = "~/.config/containers/certs.d,/etc/containers/certs.d,/etc/docker/certs.d"
 
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
@@ -328,13 +339,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", _user_name),
         Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, _optional_path),
         Setting("auth_file", "ENROOT_SLURM_AUTH_FILE", "", _A_PATH, _optional_path),
-        Setting(
-            "credential_sources",
-            "ENROOT_SLURM_CREDENTIAL_SOURCES",
-            "netrc,docker",
-            "netrc or docker",
+        _several(
+            *("credential_sources", "ENROOT_SLURM_CREDENTIAL_SOURCES", "netrc,docker", "netrc or docker"),
             _choice("netrc", "docker"),
-            is_list=True,
         ),
         Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, _watermark, _watermark_text),
         Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, _watermark, _watermark_text),
@@ -357,25 +364,15 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting("on_node_failure", "ENROOT_SLURM_ON_NODE_FAILURE", "fail", "fail or drain", _choice("fail", "drain")),
         Setting("ca_file", "ENROOT_SLURM_CA_FILE", "", _A_PATH, _optional_path),
-        Setting(
-            "insecure_registries",
-            "ENROOT_SLURM_INSECURE_REGISTRIES",
-            "",
-            "a registry: HOST or HOST:PORT",
-            _registry,
-            is_list=True,
+        _several(
+            "insecure_registries", "ENROOT_SLURM_INSECURE_REGISTRIES", "", "a registry: HOST or HOST:PORT", _registry
         ),
-        Setting(
-            "trusted_hosts", "ENROOT_SLURM_TRUSTED_HOSTS", "", "HOST, *.DOMAIN or ADDRESS/BITS", _trusted, is_list=True
-        ),
-        Setting(
-            "certs_dirs",
-            "ENROOT_SLURM_CERTS_DIRS",
-            "~/.config/containers/certs.d,/etc/containers/certs.d,/etc/docker/certs.d",
-            _A_PATH,
-            _absolute,
-            is_list=True,
-        ),
+        _several("trusted_hosts", "ENROOT_SLURM_TRUSTED_HOSTS", "", "HOST, *.DOMAIN or ADDRESS/BITS", _trusted),
+        _several("certs_dirs", "ENROOT_SLURM_CERTS_DIRS", _CERTS_DIRS, _A_PATH, _absolute),
+        _several(
+            "signature_policy", "ENROOT_SLURM_SIGNATURE_POLICY", "off", "off, auto or an absolute path", _policy
+        )._replace(narrows=True),
+        _several("verifier_dir", "ENROOT_SLURM_VERIFIER_DIR", "", _A_PATH, _absolute)._replace(narrows=True),
     )
 }
 

@@ -52,6 +52,7 @@ RULES = (
     Rule(errors.ConfigError, "site", NOTE, OWN, HOLD),
     Rule(errors.NotFound, "user", NEXT, FAIL, HOLD),
     Rule(errors.AccessDenied, "user", NEXT, FAIL, HOLD),
+    Rule(errors.ImageRefused, "user", NOTE, FAIL, HOLD),
     Rule(errors.NetworkError, "site", WAIT, OWN, HOLD),
     Rule(errors.UnsupportedImage, "user", NOTE, FAIL, HOLD),
     Rule(errors.IntegrityError, "site", NOTE, FAIL, HOLD),

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.attached import attach, write_policy
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
+from support.signing import Repository, Signer
 from support.site import RUN, Site, Slow
 from support.tools import require_tools
+
+from enroot_slurm.oci.digest import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -253,6 +257,35 @@ def test_refusals(site, alice, image, status, headers, kind, fault) -> None:
         failure = result_of(site, alice, uri)["failure"]
         assert (failure["kind"], failure["fault"]) == (kind, fault)
         assert failure["message"]
+
+
+def test_a_policy_holds_in_the_prolog(site, alice, image) -> None:
+    """A signed image comes into the site's cache; an unsigned one costs its job, and is asked for once."""
+    signer, digest = Signer(), Digest.of(image.manifest())
+    with FaultRegistry() as registry:
+        policy = write_policy(site.etc / "policy.json", f"{registry.host}/app", signer)
+        named = json.loads(policy.read_text())
+        (requirement,) = named["transports"]["docker"][f"{registry.host}/app"]
+        requirement["keyPath"] = "/etc/enroot-slurm/policy.pub"
+        policy.write_text(json.dumps(named))
+        site.configure(insecure_registries=[registry.host], signature_policy="/etc/enroot-slurm/policy.json")
+        uri = serve(registry, image)
+        failure = result_of(site, alice, uri)["failure"]
+        assert (failure["kind"], failure["fault"]) == ("ImageRefused", "user")
+        assert "is not signed" in failure["message"]
+        assert "/etc/enroot-slurm/policy.json" in failure["message"]
+        assert registry.count(r"\.sig$") == 1
+        assert registry.count("/blobs/") == 0
+        signatures = Repository()
+        signatures.sign(digest, f"{registry.host}/app", signer)
+        attach(signatures, registry, "app")
+        site.configure(
+            insecure_registries=[registry.host], signature_policy="/etc/enroot-slurm/policy.json", failure_ttl=0
+        )
+        assert result_of(site, alice, uri)["path"].startswith(str(site.cache))
+        asked = registry.count(r"\.sig$")
+        assert result_of(site, alice, uri)["path"].startswith(str(site.cache))
+        assert registry.count(r"\.sig$") == asked
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ class Installation(NamedTuple):
         for library in map(Path, site.getsitepackages()):
             for name in _names(library):
                 shutil.copytree(library / name, packages / name, dirs_exist_ok=True)
+            for module in library.glob("_cffi_backend*.so"):
+                shutil.copy2(module, packages)
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHON": str(made.python),
@@ -114,6 +116,8 @@ def _names(libraries: Path) -> Iterator[str]:
         "zlib_ng",
         "backports",
         "filelock",
+        "cryptography",
+        "cffi",
     ]
     for name in wanted:
         if (libraries / name).is_dir():

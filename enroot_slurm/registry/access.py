@@ -1,0 +1,26 @@
+"""What a registry says to those who ask for nothing but whether they are let in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Access"]
+
+
+class Access(NamedTuple):
+    """What a registry said to the credentials that there are for it."""
+
+    source: str
+    """FILE:LINE of the credentials that were tried, or empty."""
+    name: str
+    """The login name in them."""
+    used: bool
+    """Whether they were accepted."""
+    problem: str
+    """What became of them otherwise; or empty."""
+    unasked: str
+    """FILE:LINE of credentials that the registry did not ask for, or empty."""
+    certificate: bool
+    """Whether a client certificate was shown."""
+    date: str
+    """The registry's clock: the header Date, or empty."""
