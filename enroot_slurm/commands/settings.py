@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm.commands.common import tell
+from enroot_slurm.commands.common import EXIT_CODES, tell
 from enroot_slurm.errors import UsageError
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from enroot_slurm.commands.common import Commands
 
@@ -23,7 +25,22 @@ def add_commands(commands: Commands) -> None:
     config = commands.add("config", _config, "print the settings in force, and where each is from")
     config.add_argument("--check", metavar="FILE", type=Path, help="report the problems of a YAML file or enroot.conf")
     config.add_argument("--json", action="store_true", help="print JSON")
+    config.format_help = partial(_help, config, config.format_help)  # type: ignore[method-assign]
     commands.add("version", _version, "print the version")
+
+
+def _help(parser: argparse.ArgumentParser, format_help: Callable[[], str]) -> str:
+    """The help, with the meaning of each setting; made only when it is asked for."""
+    import textwrap  # noqa: PLC0415
+
+    from enroot_slurm.settings.meanings import MEANINGS, plain  # noqa: PLC0415
+
+    meanings = "\n".join(
+        textwrap.fill(f"{plain(text)}.", 96, initial_indent=f"  {key}\n      ", subsequent_indent="      ")
+        for key, text in MEANINGS.items()
+    )
+    parser.epilog = f"settings (docs/configuration.md):\n{meanings}\n\n{EXIT_CODES}"
+    return format_help()
 
 
 def _config(options: argparse.Namespace) -> int:

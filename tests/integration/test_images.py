@@ -169,12 +169,14 @@ def test_registries_without_head(faulty, get, fault) -> None:
 
 
 def test_a_lying_head_costs_a_request(faulty, get, cache) -> None:
-    """A digest that the registry claims but does not have leads to an error, and to no wrong image."""
+    """A digest that the registry claims but does not have leads to a request for the tag, and to the right image."""
     uri = serve(faulty, image())
-    faulty.fault("/manifests/1$", method="HEAD", headers={"Docker-Content-Digest": f"sha256:{'0' * 64}"})
+    wrong = f"sha256:{'0' * 64}"
+    faulty.fault("/manifests/1$", method="HEAD", headers={"Docker-Content-Digest": wrong})
     result = get(uri)
-    assert result.returncode == 3, result.stderr
-    assert images_of(cache) == []
+    assert result.returncode == 0, result.stderr
+    assert len(images_of(cache)) == 1
+    assert asked(faulty)[:3] == [("HEAD", "manifests/1"), ("GET", f"manifests/{wrong}"), ("GET", "manifests/1")]
 
 
 HIT = """

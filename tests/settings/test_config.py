@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import settings_pages
 
 from enroot_slurm.errors import ConfigError
 from enroot_slurm.settings import expansion
 from enroot_slurm.settings.config import Config
+from enroot_slurm.settings.meanings import MEANINGS, plain
 from enroot_slurm.settings.schema import SETTINGS
 from enroot_slurm.squashfs.options import SquashOptions
 
@@ -620,3 +622,17 @@ def test_where_enroot_looks(tmp_path):
     environ["ENROOT_SYSCONF_PATH"] = str(tmp_path / "etc0")
     assert Config.load(environ=environ, site_file=None, user_file=None).max_connections == 1
     assert Config.load(environ={"HOME": "/h", "PATH": ""}, site_file=None, user_file=None).max_connections == 10
+
+
+def test_meanings_have_one_home():
+    """The sample, the reference and ``config --help`` say of each setting what `MEANINGS` does."""
+    assert list(MEANINGS) == list(SETTINGS)
+    fix = "run: python tests/support/settings_pages.py"
+    assert settings_pages.sample(settings_pages.SAMPLE.read_text()) == settings_pages.SAMPLE.read_text(), fix
+    assert settings_pages.table(settings_pages.TABLE.read_text()) == settings_pages.TABLE.read_text(), fix
+    command = [sys.executable, "-m", "enroot_slurm", "config", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"})
+    words = said.stdout.split()
+    for key, meaning in MEANINGS.items():
+        assert key in words
+        assert " ".join(plain(meaning).split()) in " ".join(words)
