@@ -18,7 +18,7 @@ from enroot_slurm.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _CLEAN_UP = 5.0  # seconds in which a second signal does not interrupt what the first one began
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_missing_streams()
     verbose = False
     try:
-        options = _parser().parse_args(arguments)
+        options = make_parser().parse_args(arguments)
         verbose = options.verbose
         with interruptible(again=_CLEAN_UP):
             status = int(options.run(options))
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.freeze()  # at its end the interpreter would look for cycles, among all modules, in memory that goes anyway
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; manual pages and completion are made from it, too."""
     parser = argparse.ArgumentParser(
         prog="enroot-slurm",
         description="Import container images for Slurm jobs into enroot squashfs images.",
