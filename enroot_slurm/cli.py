@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from enroot_slurm.commands import cache, doctor, images, login, settings, slurm, status, trust
+from enroot_slurm.commands import cache, doctor, images, login, metrics, settings, slurm, status, trust
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
 from enroot_slurm.errors import EnrootSlurmError, Interrupted, StorageError, machine_error
 from enroot_slurm.system.interrupts import interruptible
@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"enroot-slurm {__version__}")
     commands = Commands(parser.add_subparsers(metavar="COMMAND", required=True))
-    for module in (images, cache, slurm, status, doctor, login, settings, trust):
+    for module in (images, cache, slurm, status, doctor, metrics, login, settings, trust):
         module.add_commands(commands)
     return parser
 

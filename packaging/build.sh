@@ -2,7 +2,7 @@
 # build.sh TREE: collect in TREE all that packages hold, with the manual pages and the completion.
 set -eu
 cd "$(dirname "$0")/.."
-sh etc/bootstrap.sh package
+.venv/bin/python -c 'import enroot_slurm, pypandoc, shtab' 2> /dev/null || sh etc/bootstrap.sh package
 rm -rf "$1.new"
 .venv/bin/python packaging/collect.py "$1.new"
 .venv/bin/python packaging/manuals.py "$1.new/man"
