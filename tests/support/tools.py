@@ -10,6 +10,7 @@ import pytest
 __all__ = ["PACKAGES", "require_root", "require_tools"]
 
 PACKAGES = {
+    "ansible-playbook": "ansible-core",
     "buildah": "buildah",
     "busybox": "busybox-static",
     "cc": "gcc",
