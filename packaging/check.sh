@@ -13,7 +13,7 @@ for suite in ${SUITES:-bookworm trixie noble}; do
     export MIRROR
     builder=$(mktemp -d "/var/tmp/enroot-slurm-build-$suite.XXXXXX")
     trap 'rm -rf --one-file-system "$builder"' EXIT
-    mmdebstrap --quiet --variant=minbase --include=debhelper,dpkg-dev,fakeroot,gcc,libc6-dev,make,python3,libslurm-dev \
+    mmdebstrap --quiet --variant=minbase --include=debhelper,build-essential,fakeroot,python3,libslurm-dev \
         --aptopt='Acquire::Check-Valid-Until "false"' --dpkgopt=force-unsafe-io "$suite" "$builder" ${MIRROR:+"$MIRROR"}
     mkdir -p "$builder/srv/source/build"
     cp -R packaging enroot_slurm "$builder/srv/source/"
