@@ -11,18 +11,18 @@ from support.tools import require_root, require_tools
 
 import enroot_slurm
 
+pytestmark = pytest.mark.xdist_group("packages")
 CHECKOUT = Path(enroot_slurm.__file__).parents[1]
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(os.environ.get("ENROOT_SLURM_PACKAGES") == "no", reason="ENROOT_SLURM_PACKAGES=no")
-def test_the_packages(tmp_path):
+def test_the_packages(tree, tmp_path):
     """lintian finds no error; they install, import, upgrade, are removed and purged as Debian wants it."""
     require_tools("dpkg-buildpackage", "dh", "lintian", "mmdebstrap", "docker-registry", "skopeo", "umoci", "srun")
     require_root("a tree of a distribution is made")
-    tree, debs = tmp_path / "tree", tmp_path / "debs"
+    debs = tmp_path / "debs"
     for command in (
-        ["sh", "packaging/build.sh", str(tree)],
         ["sh", "packaging/deb.sh", str(tree), str(debs)],
         ["lintian", "--allow-root", "--fail-on", "error"],
         ["sh", "packaging/try-deb.sh", suite(), str(debs)],

@@ -10,6 +10,7 @@ from support.tools import require_tools
 
 import enroot_slurm
 
+pytestmark = pytest.mark.xdist_group("packages")
 CHECKOUT = Path(enroot_slurm.__file__).parents[1]
 
 
@@ -20,12 +21,11 @@ def told(*words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def rpms(tmp_path_factory) -> dict[str, Path]:
+def rpms(tree, tmp_path_factory) -> dict[str, Path]:
     """The packages by their names."""
     require_tools("rpmbuild", "rpm2cpio", "cpio")
     directory = tmp_path_factory.mktemp("rpm")
-    told("sh", "packaging/build.sh", directory / "tree")
-    told("sh", "packaging/rpm.sh", directory / "tree", directory)
+    told("sh", "packaging/rpm.sh", tree, directory)
     return {told("rpm", "-qp", "--queryformat", "%{NAME}", path): path for path in directory.glob("*.rpm")}
 
 
