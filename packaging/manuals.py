@@ -133,7 +133,7 @@ def overview() -> str:
         *("# DESCRIPTION", parser.description or ""),
         *("# COMMANDS", "\n".join(f"**{each.page}**(1)\n: {each.summary}\n" for each in tops)),
         *("# OPTIONS", "**-h**, **--help**\n: Prints what there is.\n\n**--version**\n: Prints the version."),
-        *("# EXIT STATUS", _plain(found["Exit status"].text)),
+        *("# EXIT STATUS", _plain(_listed(found["Exit status"].text))),
         *("# FILES", _plain(found["Files"].text)),
         *("# SEE ALSO", f"{PROGRAM}-config(5), {PROGRAM}-slurm(7)"),
     ]
@@ -157,7 +157,8 @@ def _listed(text: str) -> str:
         (_, *titles), _, *rows = ([cell.strip() for cell in _CELLS.split(row[1:-1])] for row in table[0].splitlines())
         entries = []
         for term, *cells in rows:
-            facts = "; ".join(f"*{title}*: {cell}" for title, cell in zip(titles, cells, strict=True) if cell)
+            named = [f"*{title}*: {cell}" for title, cell in zip(titles, cells, strict=True) if cell]
+            facts = "; ".join(named if len(titles) > 1 else cells)
             entries.append(f"{term}\n: {facts}\n")
         return "\n".join(entries)
 

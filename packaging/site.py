@@ -114,12 +114,12 @@ def points() -> str:
 
 
 def manual_pages() -> str:
-    """A page with all manual pages, as a terminal of 100 columns shows them."""
+    """A page with all manual pages, as a terminal shows them."""
     directory = CHECKOUT / "build/site-manuals"
     manuals.main(directory)
     parts = ["# Manual pages", ""]
-    for path in sorted(directory.iterdir(), key=lambda path: (path.suffix, path.name)):
-        environment = {"PATH": "/usr/bin:/bin", "MANWIDTH": "96", "LANG": "C.UTF-8"}
+    for path in sorted(directory.iterdir(), key=lambda path: (path.suffix, path.stem)):
+        environment = {"PATH": "/usr/bin:/bin", "MANWIDTH": "76", "LANG": "C.UTF-8"}
         words = ["man", "-l", str(path)]
         shown = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
         text = re.sub(r".\x08", "", shown.stdout).strip("\n")
