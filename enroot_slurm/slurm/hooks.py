@@ -106,6 +106,7 @@ def prolog(
             _note(task, "root", fork(rest, keep=(*task.keep, worker.pipe), detached=True).pid)
     finally:
         os.close(record.descriptor)  # and with it the lock, if nobody works any more
+        task.events.close()
     outcome = "importing" if worker else {0: "done", _NODE: "node-failure"}.get(status or 0, f"status {status}")
     log("prolog", job=job.key, node=job.node, user=job.user, outcome=outcome, seconds=time.monotonic() - begin)
     return _DRAIN if status == _NODE and config.on_node_failure == "drain" else 0

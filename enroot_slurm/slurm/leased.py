@@ -50,8 +50,12 @@ def leased_image(
     def work(told: Progress) -> CachedImage:
         return _leased(request, job, node, config, step, told, patience)
 
-    events = events or Events.open(config.run_path)
-    return accounted(work, request.uri, door, events, progress=progress, job=job)
+    counted = Events.open(config.run_path) if events is None else events
+    try:
+        return accounted(work, request.uri, door, counted, progress=progress, job=job)
+    finally:
+        if events is None:
+            counted.close()
 
 
 def _leased(
