@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 sh etc/bootstrap.sh dev debhelper dpkg-dev fakeroot lintian mmdebstrap docker-registry skopeo umoci busybox-static \
     squashfs-tools curl
-[ -d build/tree ] || sh packaging/build.sh build/tree
+make build
 for suite in ${SUITES:-bookworm trixie noble}; do
     echo "==== $suite"
     MIRROR=

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.slurm import policy
-from enroot_slurm.slurm.account import accounted
 from enroot_slurm.system.events import Events
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ def leased_image(
     While the site is in trouble it is tried again, for *patience* seconds.  *events* (by default this node's) get to
     know what became of it, and that *door* has asked.  Raises: the errors of `enroot_slurm.errors`.
     """
+    from enroot_slurm.slurm.account import accounted  # noqa: PLC0415 - root, who forks workers, has no use for it
 
     def work(told: Progress) -> CachedImage:
         return _leased(request, job, node, config, step, told, patience)
