@@ -23,6 +23,7 @@ DOORS = ("prolog", "stagein", "step", "prefetch", "cli")
 """Who asks for images."""
 _RESULTS = (
     (errors.RateLimited, "rate_limited"),
+    (errors.ImageRefused, "blocked"),
     (errors.NotFound, "not_found"),
     (errors.AccessDenied, "denied"),
     (errors.NetworkError, "registry_error"),
