@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from enroot_slurm.commands import cache, doctor, images, login, settings, slurm, status, trust
+from enroot_slurm.commands import cache, doctor, images, login, metrics, settings, slurm, status, trust
 from enroot_slurm.commands.common import EXIT_CODES, Commands, mute, tell
 from enroot_slurm.errors import EnrootSlurmError, Interrupted, StorageError, machine_error
 from enroot_slurm.system.interrupts import interruptible
@@ -18,7 +18,7 @@ from enroot_slurm.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _CLEAN_UP = 5.0  # seconds in which a second signal does not interrupt what the first one began
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_missing_streams()
     verbose = False
     try:
-        options = _parser().parse_args(arguments)
+        options = make_parser().parse_args(arguments)
         verbose = options.verbose
         with interruptible(again=_CLEAN_UP):
             status = int(options.run(options))
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.freeze()  # at its end the interpreter would look for cycles, among all modules, in memory that goes anyway
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; manual pages and completion are made from it, too."""
     parser = argparse.ArgumentParser(
         prog="enroot-slurm",
         description="Import container images for Slurm jobs into enroot squashfs images.",
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"enroot-slurm {__version__}")
     commands = Commands(parser.add_subparsers(metavar="COMMAND", required=True))
-    for module in (images, cache, slurm, status, doctor, login, settings, trust):
+    for module in (images, cache, slurm, status, doctor, metrics, login, settings, trust):
         module.add_commands(commands)
     return parser
 

@@ -3,7 +3,9 @@
 # With --keep the registry stays, to play with. Installs what is missing (Debian or Ubuntu).
 set -eu
 cd "$(dirname "$0")/.."
-sh etc/bootstrap.sh "" docker-registry skopeo umoci busybox-static squashfs-tools curl
+# With ENROOT_SLURM that program is tried, and all else has to be there.
+program=${ENROOT_SLURM:-.venv/bin/enroot-slurm}
+[ -n "${ENROOT_SLURM-}" ] || sh etc/bootstrap.sh "" docker-registry skopeo umoci busybox-static squashfs-tools curl
 
 keep=no
 [ "${1-}" = --keep ] && keep=yes
@@ -53,7 +55,7 @@ echo "docker://$image"
 
 step "enroot-slurm import"
 export ENROOT_ALLOW_HTTP=yes ENROOT_CACHE_PATH="$work/cache"
-.venv/bin/enroot-slurm import --output "$work/busybox.sqsh" "docker://$image"
+"$program" import --output "$work/busybox.sqsh" "docker://$image"
 
 step "What enroot and pyxis get"
 unsquashfs -lls "$work/busybox.sqsh"

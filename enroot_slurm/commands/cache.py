@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from enroot_slurm.housekeeping.inventory import Item
     from enroot_slurm.housekeeping.keeper import CacheKeeper
     from enroot_slurm.settings.config import Config
+    from enroot_slurm.system.events import Events
     from enroot_slurm.system.privilege import Identity
 
     _Run = Callable[[argparse.Namespace], int]
@@ -149,11 +150,11 @@ def _one(options: argparse.Namespace, **overrides: str | None) -> _Cache:
     return _caches(options, **overrides)[-1]
 
 
-def _as_owner(cache: _Cache, work: Callable[[], int]) -> int:
-    """The status of *work*, done as the user to whom *cache* belongs if this is root."""
+def _as_owner(cache: _Cache, work: Callable[[], int], events: Events | None = None) -> int:
+    """The status of *work*, done as the user to whom *cache* belongs if this is root; it may tell *events*."""
     from enroot_slurm.housekeeping.as_owner import as_owner  # noqa: PLC0415
 
-    return as_owner(cache.owner, work)
+    return as_owner(cache.owner, work, events.keep if events else ())
 
 
 def _find(cache: _Cache, words: Sequence[str]) -> list[Item]:
@@ -251,9 +252,12 @@ def _verify(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
     from enroot_slurm.housekeeping.keeper import IDLE, collect  # noqa: PLC0415
+    from enroot_slurm.slurm.log import log  # noqa: PLC0415
+    from enroot_slurm.system.events import Events  # noqa: PLC0415
 
     overrides = {f"cache_{key}": getattr(options, key) for key in ("high", "low", "max_age")}
     cache = _one(options, **overrides)
+    events = Events.open(cache.config.run_path)
     jobs = _jobs(cache)
 
     def work() -> int:
@@ -261,13 +265,18 @@ def _gc(options: argparse.Namespace) -> int:
         report = collect(cache.root, config=cache.config, dry_run=options.dry_run, idle=idle, jobs=jobs)
         for warning in report.warnings:
             tell(f"enroot-slurm: {warning}")
+        if not options.dry_run:
+            events.add("gc", bytes=report.freed)
+            log(
+                "gc", cache=cache.root, removed=len(report.removed), bytes=report.freed, kept=report.size - report.freed
+            )
         if options.json:
             cachetext.print_json({"cache": str(cache.root), **cachetext.report_fields(report)})
         else:
             cachetext.print_report(cache.root, report, verbose=options.verbose or options.dry_run)
         return 0
 
-    return _as_owner(cache, work)
+    return _as_owner(cache, work, events)
 
 
 def _jobs(cache: _Cache) -> Callable[[], frozenset[int] | str] | None:
@@ -327,8 +336,10 @@ def _prefetch(options: argparse.Namespace) -> int:
     from enroot_slurm.housekeeping.image_list import read_image_list  # noqa: PLC0415
     from enroot_slurm.housekeeping.prefetch import prefetch  # noqa: PLC0415
     from enroot_slurm.settings.config import Config  # noqa: PLC0415
+    from enroot_slurm.system.events import Events  # noqa: PLC0415
 
     cache, user = _one(options), os.geteuid()
+    events = Events.open(cache.config.run_path)
     wanted = read_image_list(options.file)
 
     def work() -> int:
@@ -336,11 +347,11 @@ def _prefetch(options: argparse.Namespace) -> int:
         if os.geteuid() != user and not cache.is_shared:
             config = Config.load(overrides={"cache_path": cache.root})  # with the settings and credentials of its user
         with progress(options) as told:
-            outcomes = prefetch(wanted, config=config, progress=told)
+            outcomes = prefetch(wanted, config=config, progress=told, events=events)
         if options.json:
             cachetext.print_json([outcome.fields for outcome in outcomes])
         else:
             cachetext.print_outcomes(outcomes, quiet=options.quiet)
         return max((outcome.status for outcome in outcomes), default=0)
 
-    return _as_owner(cache, work)
+    return _as_owner(cache, work, events)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import argparse
 
     from enroot_slurm.commands.common import Commands
+    from enroot_slurm.importing.to_cache import CachedImage
+    from enroot_slurm.importing.to_file import ImportResult
+    from enroot_slurm.progress import Progress
 
 __all__ = ["add_commands"]
 
@@ -63,16 +66,18 @@ def _import(options: argparse.Namespace) -> int:
     from enroot_slurm.importing.to_file import import_image  # noqa: PLC0415
     from enroot_slurm.progress import size_text  # noqa: PLC0415
     from enroot_slurm.settings.config import Config  # noqa: PLC0415  each command loads what it needs
+    from enroot_slurm.slurm.account import accounted  # noqa: PLC0415
+    from enroot_slurm.system.events import Events  # noqa: PLC0415
+
+    config = Config.load(overrides={"layer_cache": options.layer_cache, "auth_file": options.authfile})
+
+    def work(told: Progress) -> ImportResult:
+        return import_image(
+            options.uri, output=options.output, arch=options.arch, config=config, force=options.force, progress=told
+        )
 
     with progress(options) as told:
-        result = import_image(
-            options.uri,
-            output=options.output,
-            arch=options.arch,
-            config=Config.load(overrides={"layer_cache": options.layer_cache, "auth_file": options.authfile}),
-            force=options.force,
-            progress=told,
-        )
+        result = accounted(work, options.uri, "cli", Events.open(config.run_path), progress=told)
     if not options.quiet:
         seconds = sum(result.seconds.values())
         layers = f"{result.layers_fetched} layers fetched, {result.layers_reused} from the cache"
@@ -85,10 +90,17 @@ def _import(options: argparse.Namespace) -> int:
 
 def _get(options: argparse.Namespace) -> int:
     from enroot_slurm.settings.config import Config  # noqa: PLC0415
+    from enroot_slurm.slurm.account import accounted  # noqa: PLC0415
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
+    from enroot_slurm.system.events import Events  # noqa: PLC0415
+
+    config = Config.load(overrides={"auth_file": options.authfile})
+
+    def work(told: Progress) -> CachedImage:
+        return get_in_job(options.uri, options.arch, config, told)
 
     with progress(options) as told:
-        image = get_in_job(options.uri, options.arch, Config.load(overrides={"auth_file": options.authfile}), told)
+        image = accounted(work, options.uri, "cli", Events.open(config.run_path), progress=told)
     if options.json:
         import json  # noqa: PLC0415
 

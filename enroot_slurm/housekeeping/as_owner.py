@@ -31,13 +31,16 @@ def owner_identity(root: Path, user: str) -> Identity | None:
     return Identity.of(owner) if owner else None
 
 
-def as_owner(identity: Identity | None, work: Callable[[], int]) -> int:
-    """The status of *work*, done as *identity* with this process' output; None: simply done.  Raises: WorkerFailed."""
+def as_owner(identity: Identity | None, work: Callable[[], int], keep: tuple[int, ...] = ()) -> int:
+    """The status of *work*, done as *identity* with this process' output and descriptors *keep*; None: simply done.
+
+    Raises: WorkerFailed.
+    """
     if identity is None:
         return work()
     streams = [os.dup(stream.fileno()) for stream in (sys.stdout, sys.stderr)]
     try:
-        child = fork(partial(_work, work, streams), identity, keep=streams)
+        child = fork(partial(_work, work, streams), identity, keep=(*streams, *keep))
     finally:
         for fd in streams:
             os.close(fd)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.importing.client import Client
 from enroot_slurm.importing.to_cache import get_image
+from enroot_slurm.slurm.account import accounted
+from enroot_slurm.slurm.log import log
+from enroot_slurm.system.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,15 +52,26 @@ class Outcome(NamedTuple):
         }
 
 
-def prefetch(wanted: Iterable[ListedImage], *, config: Config, progress: Progress) -> list[Outcome]:
+def prefetch(
+    wanted: Iterable[ListedImage], *, config: Config, progress: Progress, events: Events | None = None
+) -> list[Outcome]:
     """What became of each *wanted* image: in the cache now, or the error that was in the way."""
     outcomes = []
+    events = events or Events.open(config.run_path)
     with Client(config) as client:
         for each in wanted:
+            work = partial(_get, each, client)
             try:
-                image = get_image(each.uri, arch=each.arch, progress=progress, client=client)
+                image = accounted(work, each.uri, "prefetch", events, progress=progress)
                 outcomes.append(Outcome(each, image, None))
             except EnrootSlurmError as error:
                 progress.warn(f"{each.where}: {error}")
                 outcomes.append(Outcome(each, None, error))
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    events.add("prefetch", failed=failed)
+    log("prefetch", images=len(outcomes), failed=failed)
     return outcomes
+
+
+def _get(wanted: ListedImage, client: Client, progress: Progress) -> CachedImage:
+    return get_image(wanted.uri, arch=wanted.arch, progress=progress, client=client)

@@ -33,6 +33,7 @@ from enroot_slurm.slurm.job_record import Failure, Result, Writer, prepare_direc
 from enroot_slurm.slurm.leased import STEPS, is_marked
 from enroot_slurm.slurm.log import ERROR, WARNING, log
 from enroot_slurm.slurm.request import PYXIS, Asked, Request, asked_in, parse_words
+from enroot_slurm.system.events import Events
 from enroot_slurm.system.privilege import Identity, fork
 
 if TYPE_CHECKING:
@@ -96,15 +97,16 @@ def prolog(
         log("prolog", WARNING, job=job.key, node=job.node, outcome="there is a record of this job already")
         return 0
     record.begin([*(each.source for each in asked), *(["stage-in"] if staged else [])])
-    task = _Task(job, asked, staged, config, record)
+    task = _Task(job, asked, staged, config, record, Events.open(config.run_path))
     users = ["cache", "user"] if config.shared_cache else ["user"]
     try:
         status, worker = _drive(task, users, None, config.prolog_deadline)
         if worker and users:
             rest = partial(_wait_on, task, users, worker)
-            _note(task, "root", fork(rest, keep=(record.descriptor, worker.pipe), detached=True).pid)
+            _note(task, "root", fork(rest, keep=(*task.keep, worker.pipe), detached=True).pid)
     finally:
         os.close(record.descriptor)  # and with it the lock, if nobody works any more
+        task.events.close()
     outcome = "importing" if worker else {0: "done", _NODE: "node-failure"}.get(status or 0, f"status {status}")
     log("prolog", job=job.key, node=job.node, user=job.user, outcome=outcome, seconds=time.monotonic() - begin)
     return _DRAIN if status == _NODE and config.on_node_failure == "drain" else 0
@@ -148,6 +150,12 @@ class _Task(NamedTuple):
     staged: Path | None
     config: Config
     record: Writer
+    events: Events
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """The descriptors that a worker needs."""
+        return (self.record.descriptor, *self.events.keep)
 
 
 def _drive(
@@ -185,7 +193,7 @@ def _start(task: _Task, user: str) -> Child | None:
         log("worker", WARNING, job=task.job.key, error=error, hint=error.hint)
         return None
     work = partial(_work, task, shared=user == "cache")
-    worker = fork(work, identity, keep=(task.record.descriptor,), detached=True)
+    worker = fork(work, identity, keep=task.keep, detached=True)
     _note(task, user, worker.pid)
     return worker
 
@@ -219,7 +227,16 @@ def _work(task: _Task, *, shared: bool) -> int:
             continue
         try:
             with Reporter(place, job.node, PROLOG, request.uri) as progress:
-                image = leased_image(request, job.key, job.node, config, patience=patience, progress=progress)
+                image = leased_image(
+                    request,
+                    job.key,
+                    job.node,
+                    config,
+                    patience=patience,
+                    progress=progress,
+                    door="prolog",
+                    events=task.events,
+                )
             result = Result(*request, path=str(image.path), digest=str(image.digest), size=image.size)
         except Exception as caught:  # noqa: BLE001 - the steps are to know
             error = limits.explain(caught) or _told(caught)

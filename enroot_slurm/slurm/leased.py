@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.slurm import policy
+from enroot_slurm.system.events import Events
 
 if TYPE_CHECKING:
     from enroot_slurm.importing.to_cache import CachedImage
@@ -36,12 +37,30 @@ def leased_image(
     step: str = "",
     progress: Progress | None = None,
     patience: float = 0,
+    door: str = "step",
+    events: Events | None = None,
 ) -> CachedImage:
     """The image that *request* names, leased by *job* (``JOBID.RESTART``), or its *step*, on *node*.
 
-    While the site is in trouble it is tried again, for *patience* seconds.  Raises: the errors of
-    `enroot_slurm.errors`.
+    While the site is in trouble it is tried again, for *patience* seconds.  *events* (by default this node's) get to
+    know what became of it, and that *door* has asked.  Raises: the errors of `enroot_slurm.errors`.
     """
+    from enroot_slurm.slurm.account import accounted  # noqa: PLC0415 - root, who forks workers, has no use for it
+
+    def work(told: Progress) -> CachedImage:
+        return _leased(request, job, node, config, step, told, patience)
+
+    counted = Events.open(config.run_path) if events is None else events
+    try:
+        return accounted(work, request.uri, door, counted, progress=progress, job=job)
+    finally:
+        if events is None:
+            counted.close()
+
+
+def _leased(
+    request: Request, job: str, node: str, config: Config, step: str, progress: Progress, patience: float
+) -> CachedImage:
     from enroot_slurm.importing.to_cache import get_image  # noqa: PLC0415 - who forks workers has no use for it
 
     end = time.monotonic() + patience

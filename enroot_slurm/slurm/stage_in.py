@@ -51,6 +51,7 @@ from enroot_slurm.slurm.request import Request, image_requests
 from enroot_slurm.slurm.status import Reporter
 from enroot_slurm.slurm.step import StepImage, variables
 from enroot_slurm.system import privilege
+from enroot_slurm.system.events import Events
 from enroot_slurm.system.privilege import Identity
 from enroot_slurm.system.publish import write_file
 
@@ -100,8 +101,9 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
     text, owner = _read(script), _owner(config, job)
     _note(config, job, {**owner, "phase": "importing"})
     shared = bool(config.shared_cache)
-    work = partial(_work, text, f"{job}.0", config)
-    images, left = _as_cache_user(config, partial(work, shared=True)) if shared else ([], None)
+    events = Events.open(config.run_path)
+    work = partial(_work, text, f"{job}.0", config, events)
+    images, left = _as_cache_user(config, partial(work, shared=True), events.keep) if shared else ([], None)
     if not shared or left:
         if os.geteuid():
             raise (
@@ -113,7 +115,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
                 )
             )
         user = Identity.of(owner["uid"], owner["gid"])
-        images, left = privilege.run(partial(work, shared=False), user, deadline=_DEADLINE)
+        images, left = privilege.run(partial(work, shared=False), user, deadline=_DEADLINE, keep=events.keep)
         if left:
             raise error_of(left)
     found = [StepImage(*image) for image in images]
@@ -186,7 +188,9 @@ def _ok() -> int:
 # In a child that is no longer root.
 
 
-def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[StepImage], dict[str, str] | None]:
+def _work(
+    text: str, job: str, config: Config, events: Events, *, shared: bool
+) -> tuple[list[StepImage], dict[str, str] | None]:
     """The images, or those that this user can have and the error of the first that the job's user may get."""
     config = _config(config, shared=shared)
     requests = image_requests(text)
@@ -196,7 +200,16 @@ def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[St
         try:
             with Reporter(place, NODE, NODE, request.uri) as progress:
                 patience = config.site_failure_wait
-                image = leased_image(request, job, NODE, config, patience=patience, progress=progress)
+                image = leased_image(
+                    request,
+                    job,
+                    NODE,
+                    config,
+                    patience=patience,
+                    progress=progress,
+                    door="stagein",
+                    events=events,
+                )
         except EnrootSlurmError as error:
             if not shared or policy.rule_of(error).prolog != policy.NEXT:
                 raise
@@ -261,13 +274,13 @@ def _release_forgotten(config: Config) -> None:
             log("stage-in-forgotten", INFO, job=job, outcome="released")
 
 
-def _as_cache_user(config: Config, work: Callable[[], Any]) -> Any:
+def _as_cache_user(config: Config, work: Callable[[], Any], keep: tuple[int, ...] = ()) -> Any:
     identity = None  # who is not root works in a child as well: Slurm kills this process, which has no time to clean up
     if os.geteuid() == 0:
         if not config.cache_user:
             raise ConfigError("stage-in needs the setting cache_user", hint="Set it to the owner of the shared cache.")
         identity = Identity.of(config.cache_user)
-    return privilege.run(work, identity, deadline=_DEADLINE)
+    return privilege.run(work, identity, deadline=_DEADLINE, keep=keep)
 
 
 def _nobody() -> Identity:

@@ -448,6 +448,19 @@ def test_a_faulty_node_is_drained_if_the_site_asks(site, alice, push, image) -> 
     site.cluster.heal()
 
 
+def test_imports_are_counted(site, alice, push) -> None:
+    """Each node notes what its prologs asked for, as whom ever they worked, where only root can write."""
+    uri = push(Image([Layer().file("counted", os.urandom(3000))]), "counted")
+    for _ in range(2):
+        assert "path" in result_of(site, alice, uri)
+    files = [site.cluster.node_path(node, RUN) / "events" for node in ("n1", "n2")]
+    events = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+    mine = [event["result"] for event in events if event["door"] == "prolog"]
+    assert {"ok", "reused"} <= set(mine)
+    assert all(file.stat().st_mode & 0o777 == 0o600 and file.stat().st_uid == 0 for file in files if file.exists())
+    assert "counted" not in "".join(file.read_text() for file in files if file.exists())
+
+
 # Private images.
 
 

@@ -1,0 +1,173 @@
+"""Metrics for Prometheus, in its text format: sums of this node's events, and gauges of a cache.
+
+    RUN_PATH/events          what has happened (`enroot_slurm.system.events`)
+    RUN_PATH/metrics.json    sums of what has been read of it, and how far that was; root's (0600)
+
+No label holds an image, a user or a job. Events may be forged by users, whose processes append them: what is read is
+taken only if it is what we would have written, and root lets a child count (`enroot_slurm.commands.metrics`).
+
+Source: Prometheus' "Exposition formats" and "Metric and label naming".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from enroot_slurm.housekeeping.inventory import KINDS, inventory
+from enroot_slurm.slurm.account import DOORS, RESULTS
+from enroot_slurm.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from enroot_slurm.housekeeping.collector import Limits
+
+__all__ = ["State", "cache_text", "count", "node_text"]
+
+PREFIX = "enroot_slurm_"
+BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
+"""Seconds."""
+_PHASES = {"total": "seconds", "wait": "wait"}
+_MAX_HOSTS = 20
+"""Whatever is asked for: each makes time series of its own; all others are "other"."""
+_HOST = re.compile(r"[a-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9a-f:.]{2,45}\](?::[0-9]{1,5})?", re.ASCII)
+_MAX_NUMBER = 1e15
+_HELP = {
+    "imports_total": ("counter", "Images that were asked for, by what became of it and by who asked."),
+    "import_seconds": (
+        "histogram",
+        "Time until an image was there that had to be imported; wait: for other processes.",
+    ),
+    "downloaded_bytes_total": ("counter", "Bytes that came from registries; none for what a cache had."),
+    "gc_removed_bytes_total": ("counter", "Bytes that collections have removed."),
+    "gc_last_success_timestamp_seconds": ("gauge", "When garbage was collected last."),
+    "prefetch_last_success_timestamp_seconds": ("gauge", "When all images of the list were there last."),
+    "prefetch_failed": ("gauge", "Images of the list that could not be imported the last time."),
+    "build_info": ("gauge", "The version, as a label."),
+    "cache_bytes": ("gauge", "Size of what is in the cache, by kind."),
+    "cache_objects": ("gauge", "Number of what is in the cache, by kind."),
+    "cache_limit_bytes": ("gauge", "Where a collection begins to remove (high), and how far it goes (low)."),
+    "cache_filesystem_free_bytes": ("gauge", "What is left for the cache on its file system."),
+    "cache_leased_images": ("gauge", "Images in use by jobs."),
+    "cache_pinned_images": ("gauge", "Images that are pinned."),
+    "cache_writing": ("gauge", "Files that are being written, or were when their process was killed."),
+}
+
+
+class State(NamedTuple):
+    """Sums, by the name and labels of a metric: ``imports_total{door="prolog",result="ok"}``."""
+
+    sums: dict[str, float]
+    hosts: list[str]
+    """That have a time series."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> State:
+        """What was saved; nothing, if that can't be understood: counters begin anew, as they may."""
+        with suppress(ValueError, TypeError, LookupError, AttributeError):
+            fields = json.loads(content)
+            sums = {str(name): float(value) for name, value in fields["sums"].items()}
+            return cls(sums, [str(host) for host in fields["hosts"]])
+        return cls({}, [])
+
+
+def count(state: State, content: bytes) -> State:
+    """*state* with the events in *content*, which are whole lines; what is no event of ours is left out."""
+    sums, hosts = dict(state.sums), list(state.hosts)
+    for line in content.splitlines():
+        with suppress(ValueError, TypeError, LookupError, RecursionError):
+            event = json.loads(line)
+            for name, value, is_sum in [*_amounts(event, hosts)]:
+                sums[name] = sums.get(name, 0) + value if is_sum else value
+    return State(sums, hosts)
+
+
+def node_text(state: State) -> str:
+    """The metrics of this node."""
+    return _text({**state.sums, _name("build_info", version=__version__): 1})
+
+
+def cache_text(root: Path, limits: Limits) -> str:
+    """The gauges of the cache *root*.  Raises: OSError."""
+    found, space = inventory(root), os.statvfs(root)
+    free, all_of_it = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+    values: dict[str, float] = {}
+    for kind in KINDS:
+        items = found.of(kind)
+        values[_name("cache_bytes", kind=kind)] = sum(item.size for item in items)
+        values[_name("cache_objects", kind=kind)] = len(items)
+    for mark, limit in (("high", limits.high), ("low", limits.low)):
+        if limit:
+            values[_name("cache_limit_bytes", mark=mark)] = limit if limit > 1 else limit * all_of_it
+    values[_name("cache_filesystem_free_bytes")] = free
+    values[_name("cache_leased_images")] = sum(bool(image.leases) for image in found.images)
+    values[_name("cache_pinned_images")] = sum(image.pinned for image in found.images)
+    values[_name("cache_writing")] = len(found.temporaries)
+    return _text(values)
+
+
+def _amounts(event: Mapping[str, Any], hosts: list[str]) -> Iterator[tuple[str, float, bool]]:
+    """The sums that *event* changes, by how much, and whether that is added.  Raises: ValueError and the like."""
+    kind, now = event["kind"], _number(event["time"])
+    if kind == "import":
+        door, result = event["door"], event["result"]
+        if door not in DOORS or result not in RESULTS:
+            raise ValueError("unknown words")
+        phases = {phase: _number(event[key]) for phase, key in _PHASES.items()}
+        size, host = _number(event["bytes"]), _known(event["host"], hosts)
+        yield _name("imports_total", door=door, result=result), 1, True
+        yield _name("downloaded_bytes_total", host=host), size, True
+        if result == "ok":
+            for phase, seconds in phases.items():
+                for bucket in BUCKETS:
+                    yield _name("import_seconds_bucket", le=str(bucket), phase=phase), seconds <= bucket, True
+                yield _name("import_seconds_bucket", le="+Inf", phase=phase), 1, True
+                yield _name("import_seconds_sum", phase=phase), seconds, True
+                yield _name("import_seconds_count", phase=phase), 1, True
+    elif kind == "gc":
+        yield _name("gc_removed_bytes_total"), _number(event["bytes"]), True
+        yield _name("gc_last_success_timestamp_seconds"), now, False
+    elif kind == "prefetch":
+        failed = _number(event["failed"])
+        yield _name("prefetch_failed"), failed, False
+        if not failed:
+            yield _name("prefetch_last_success_timestamp_seconds"), now, False
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MAX_NUMBER:
+        raise ValueError("no number that we have written")
+    return value
+
+
+def _known(host: object, hosts: list[str]) -> str:
+    """*host*, if it has a time series or gets one, else "other"."""
+    if not isinstance(host, str) or not _HOST.fullmatch(host):
+        return "other"
+    if host not in hosts:
+        if len(hosts) >= _MAX_HOSTS:
+            return "other"
+        hosts.append(host)
+    return host
+
+
+def _name(metric: str, **labels: str) -> str:
+    words = ",".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
+    return f"{metric}{{{words}}}" if words else metric
+
+
+def _text(values: Mapping[str, float]) -> str:
+    """*values* as Prometheus reads them: each metric's lines together, in a fixed order."""
+    lines = []
+    for metric, (kind, text) in _HELP.items():
+        names = {metric, *(f"{metric}_{end}" for end in ("bucket", "sum", "count") if kind == "histogram")}
+        found = [(name, value) for name, value in values.items() if name.partition("{")[0] in names]
+        if found:
+            lines += [f"# HELP {PREFIX}{metric} {text}", f"# TYPE {PREFIX}{metric} {kind}"]
+            lines += [f"{PREFIX}{name} {value:.17g}" for name, value in found]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,148 @@
+"""What becomes of each import, told where an administrator looks: an event to count, and an entry of the journal."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from enroot_slurm import errors
+from enroot_slurm.errors import EnrootSlurmError
+from enroot_slurm.oci.reference import Reference
+from enroot_slurm.progress import Progress
+from enroot_slurm.slurm.log import INFO, WARNING, log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.system.events import Events
+
+__all__ = ["DOORS", "RESULTS", "accounted", "result_of"]
+
+DOORS = ("prolog", "stagein", "step", "prefetch", "cli")
+"""Who asks for images."""
+_RESULTS = (
+    (errors.RateLimited, "rate_limited"),
+    (errors.ImageRefused, "blocked"),
+    (errors.NotFound, "not_found"),
+    (errors.AccessDenied, "denied"),
+    (errors.NetworkError, "registry_error"),
+    (errors.UnsupportedImage, "unsupported"),
+    (errors.IntegrityError, "damaged"),
+    (errors.StorageError, "storage_error"),
+    (errors.ConversionError, "conversion_error"),
+    (errors.UsageError, "refused"),
+    (errors.Interrupted, "cancelled"),
+    (errors.EnrootSlurmError, "failed"),
+)
+RESULTS = ("ok", "reused", *(name for _, name in _RESULTS))
+"""What becomes of imports."""
+
+
+class _Made(Protocol):
+    """A `CachedImage` or an `ImportResult`."""
+
+    @property
+    def digest(self) -> Digest: ...
+    @property
+    def size(self) -> int: ...
+
+
+_T = TypeVar("_T", bound=_Made)
+
+
+def accounted(
+    work: Callable[[Progress], _T],
+    uri: str,
+    door: str,
+    events: Events,
+    *,
+    progress: Progress | None = None,
+    job: str = "",
+) -> _T:
+    """What *work* returns, an image that *uri* names; *events* and the system's log get to know of it.
+
+    *work* is to tell the progress that it is given, which passes on to *progress*.  Raises: what *work* raises.
+    """
+    meter = _Meter(progress or Progress())
+    result, image, failure = "cancelled", None, ""
+    try:
+        image = work(meter)
+        result = "reused" if getattr(image, "reused", False) else "ok"
+    except EnrootSlurmError as error:
+        result, failure = result_of(error), str(error)
+        raise
+    finally:
+        seconds, wait = time.monotonic() - meter.begun, meter.waited
+        host = _host(uri)
+        events.add("import", door=door, result=result, seconds=seconds, wait=wait, bytes=meter.bytes, host=host)
+        told = {"job": job} if job else {}
+        told |= {"image": uri, "outcome": result, "door": door}
+        if image is not None:
+            told |= {"digest": str(image.digest), "size": str(image.size)}
+        told |= {"error": failure} if failure else {}
+        log(
+            "import" if image is not None else "import-failed",
+            INFO if image is not None else WARNING,
+            **told,
+            seconds=seconds,
+            bytes=meter.bytes,
+            endpoint=host,
+        )
+    return image
+
+
+def result_of(error: EnrootSlurmError) -> str:
+    """The one of `RESULTS` that *error* is."""
+    return next(name for kind, name in _RESULTS if isinstance(error, kind))
+
+
+def _host(uri: str) -> str:
+    try:
+        return Reference.parse(uri).registry
+    except EnrootSlurmError:
+        return ""
+
+
+class _Meter(Progress):
+    """Passes on what it is told, and counts."""
+
+    def __init__(self, told: Progress) -> None:
+        self.begun = time.monotonic()
+        self.bytes = 0
+        """That came from a registry."""
+        self._told = told
+        self._waiting = 0.0  # since when, if it does
+        self._waited = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which other processes were waited for."""
+        return self._waited + (time.monotonic() - self._waiting if self._waiting else 0.0)
+
+    def phase(self, name: str) -> None:
+        """Pass it on; no wait goes on."""
+        self._waited, self._waiting = self.waited, 0.0
+        self._told.phase(name)
+
+    def waiting(self, text: str) -> None:
+        """Pass it on; a wait begins or goes on."""
+        self._waiting = self._waiting or time.monotonic()
+        self._told.waiting(text)
+
+    def expect(self, size: int) -> None:
+        """Pass it on."""
+        self._told.expect(size)
+
+    def received(self, count: int) -> None:
+        """Pass it on, and count it."""
+        self.bytes += count
+        self._told.received(count)
+
+    def converted(self, total: int) -> None:
+        """Pass it on."""
+        self._told.converted(total)
+
+    def warn(self, text: str) -> None:
+        """Pass it on."""
+        self._told.warn(text)

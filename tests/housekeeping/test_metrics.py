@@ -1,0 +1,154 @@
+"""Metrics: what is counted of the events of a node, and what Prometheus makes of the text."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.command import enroot_slurm as run
+from support.images import Image, Layer
+from support.tools import require_root, require_tools
+
+from enroot_slurm.errors import IntegrityError, NotFound
+from enroot_slurm.housekeeping.metrics import State, count, node_text
+from enroot_slurm.slurm.account import DOORS, RESULTS, accounted
+from enroot_slurm.system.events import MOST, Events
+
+NOTHING = State({}, [])
+
+
+def check(text: str) -> None:
+    """Let Prometheus' own tool look at *text*."""
+    require_tools("promtool")
+    told = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+    assert (told.returncode, told.stderr) == (0, ""), told.stderr
+
+
+def event(**fields) -> bytes:
+    whole = {
+        "kind": "import",
+        "time": 1,
+        "door": "cli",
+        "result": "ok",
+        "seconds": 2.5,
+        "wait": 0,
+        "bytes": 10,
+        "host": "a.b",
+    }
+    return json.dumps({**whole, **fields}).encode() + b"\n"
+
+
+def test_imports_are_counted():
+    """By door and result; times of what was imported only, bytes of what came from a registry."""
+    content = event() + event(seconds=700, door="prolog") + event(result="reused", bytes=0) + event(result="not_found")
+    text = node_text(count(NOTHING, content))
+    for line in (
+        'enroot_slurm_imports_total{door="cli",result="ok"} 1',
+        'enroot_slurm_imports_total{door="cli",result="reused"} 1',
+        'enroot_slurm_downloaded_bytes_total{host="a.b"} 30',
+        'enroot_slurm_import_seconds_bucket{le="2",phase="total"} 0',
+        'enroot_slurm_import_seconds_bucket{le="5",phase="total"} 1',
+        'enroot_slurm_import_seconds_bucket{le="+Inf",phase="total"} 2',
+        'enroot_slurm_import_seconds_count{phase="wait"} 2',
+        'enroot_slurm_import_seconds_sum{phase="total"} 702.5',
+    ):
+        assert line in text.splitlines()
+    check(text)
+
+
+def test_counting_in_parts_is_counting():
+    """Sums go on where they were saved."""
+    lines = [event(seconds=n, host=f"h{n}.example") for n in range(30)]
+    parts = NOTHING
+    for line in lines:
+        parts = count(State.parse(json.dumps(parts._asdict()).encode()), line)
+    assert parts == count(NOTHING, b"".join(lines))
+    assert 'host="other"' in node_text(parts)
+
+
+@given(
+    st.binary(max_size=200)
+    | st.dictionaries(
+        st.sampled_from(["kind", "time", "door", "result", "seconds", "wait", "bytes", "host", "failed"]),
+        st.sampled_from(
+            ["import", "gc", "prefetch", *DOORS, *RESULTS, 'a"} 1\nx', "\n", "x" * 999, None, True, [], -1, 1e300, 7]
+        ),
+    ).map(lambda fields: json.dumps(fields).encode())
+)
+def test_forged_events(content):
+    """Whatever users append, the text is sound, and small."""
+    text = node_text(count(NOTHING, event() + content + b"\n" + event()))
+    assert 'imports_total{door="cli",result="ok"} ' in text
+    for line in text.splitlines():
+        assert line.startswith(("# HELP enroot_slurm_", "# TYPE enroot_slurm_", "enroot_slurm_"))
+    assert len(text) < 20_000
+
+
+def test_deep_events_are_left_out():
+    """JSON that Python can't go down into is no event."""
+    assert count(NOTHING, b"[" * 100_000 + b"\n") == NOTHING
+
+
+def test_a_file_that_nobody_reads_stops_growing(tmp_path):
+    """Events are forgotten then."""
+    (tmp_path / "events").write_bytes(b"")
+    os.truncate(tmp_path / "events", MOST)
+    events = Events.open(tmp_path)
+    events.add("gc", bytes=1)
+    events.close()
+    assert (tmp_path / "events").stat().st_size == MOST
+
+
+@pytest.mark.parametrize(("error", "result"), [(NotFound("x"), "not_found"), (IntegrityError("x"), "damaged")])
+def test_failures_are_events(tmp_path, error, result):
+    """A failure is counted by its kind, and raised."""
+    (tmp_path / "events").touch()
+    events = Events.open(tmp_path)
+
+    def work(progress):
+        progress.received(5)
+        raise error
+
+    with pytest.raises(type(error)):
+        accounted(work, "docker://r.example/x:1", "step", events)
+    found = json.loads((tmp_path / "events").read_bytes())
+    assert (found["result"], found["door"], found["bytes"], found["host"]) == (result, "step", 5, "r.example")
+
+
+def test_the_command(push, import_environment, tmp_path):
+    """Imports of the command line are counted once, whenever that is asked; the text file appears complete."""
+    require_root("the events are root's")
+    run_path, file = tmp_path / "run", tmp_path / "enroot-slurm.prom"
+    run_path.mkdir()
+    (tmp_path / "site.yaml").write_text(f"run_path: {run_path}\n")
+    environ = {**os.environ, **import_environment, "ENROOT_SLURM_SITE_CONFIG": str(tmp_path / "site.yaml")}
+    uri = push(Image([Layer().file("hello", os.urandom(5000))]))
+    for _ in range(2):
+        assert run("get", uri, environment=environ).returncode == 0
+    assert run("get", f"{uri.rpartition(':')[0]}:gone", environment=environ).returncode == 3
+    for _ in range(2):
+        assert run("metrics", "--textfile", str(file), environment=environ).returncode == 0
+    text = file.read_text()
+    assert 'imports_total{door="cli",result="ok"} 1\n' in text
+    assert 'imports_total{door="cli",result="reused"} 1\n' in text
+    assert 'imports_total{door="cli",result="not_found"} 1\n' in text
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in run_path.iterdir()) == ["events", "metrics.json"]
+    check(text)
+
+
+def test_the_site(push, import_environment, tmp_path):
+    """Gauges of the site's cache: what is in it, and what is left."""
+    uri = push(Image([Layer().file("hello", b"world")]))
+    cache = import_environment["ENROOT_CACHE_PATH"]
+    environ = {**os.environ, **import_environment, "ENROOT_SLURM_SHARED_CACHE": cache, "ENROOT_SLURM_CACHE_HIGH": "90%"}
+    assert run("get", uri, environment=environ).returncode == 0
+    told = run("metrics", "--site", environment=environ)
+    assert told.returncode == 0, told.stderr
+    assert 'enroot_slurm_cache_objects{kind="image"} 1\n' in told.stdout
+    assert 'enroot_slurm_cache_limit_bytes{mark="high"} ' in told.stdout
+    check(told.stdout)
