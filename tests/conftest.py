@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.layer_vectors import VECTORS
 from support.registry import Registry
 from support.tools import require_tools
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
     from support.images import Image, Index
     from support.tree import Entry
+
+
+# How long an example takes says something of the machine, and what else it does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 class Imported(NamedTuple):
