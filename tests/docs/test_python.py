@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import enroot_slurm
+import enroot_slurm.slurm
 from enroot_slurm import errors
 
 ROOT = Path(__file__).parents[2]
@@ -19,11 +20,12 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 def test_every_public_name_is_there() -> None:
     """Each name of the package stands in an example or in the table of errors, and exists."""
     code = "\n".join(EXAMPLES) + "\n".join(line for line in TEXT.splitlines() if line.startswith("| `"))
-    for name in enroot_slurm.__all__:
-        assert re.search(rf"\b{name}\b", code), name
-        assert getattr(enroot_slurm, name) is not None
-    documented = set(re.findall(r"(?m)^from enroot_slurm import (.*)$", "\n".join(EXAMPLES)))
-    assert {name for line in documented for name in line.split(", ")} <= set(enroot_slurm.__all__)
+    for module in (enroot_slurm, enroot_slurm.slurm):
+        for name in module.__all__:
+            assert re.search(rf"\b{name}\b", code), name
+            assert getattr(module, name) is not None
+        documented = set(re.findall(rf"(?m)^from {module.__name__} import (.*)$", "\n".join(EXAMPLES)))
+        assert {name for line in documented for name in line.split(", ")} <= set(module.__all__)
 
 
 def test_the_tree_of_errors_is_the_real_one() -> None:
