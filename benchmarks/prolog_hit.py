@@ -1,7 +1,8 @@
 """What Slurm's hooks cost at each job: ``python benchmarks/prolog_hit.py`` (as root).
 
-It prints a table of processor time and wall time: the prolog of a job whose image is in the shared cache, of a job that
-asks for none, and their epilogs, beside a Python that does nothing, which is the least that a hook in Python can take.
+It prints a table of processor time and wall time: the prolog of a job whose image is in the shared cache (named by
+digest, by tag, and by a tag that ``tag_ttl`` remembers), of a job that asks for none, and their epilogs, beside a Python
+that does nothing, which is the least that a hook in Python can take.  Then 20 prologs at once.
 Every hook runs as slurmd would run it, in a mount namespace of its own; no cluster is needed.
 """
 
@@ -89,6 +90,7 @@ def _measure(
     asks = {**environment, "SPANK_ENROOT_IMAGE": registry.uri("bench", "1")}
     subprocess.run([installation.prolog], env={**asks, "SLURM_JOB_ID": "1"}, check=True)
     [result] = [line for line in map(json.loads, (RUN / "1.0.json").read_text().splitlines()) if "uri" in line]
+    by_tag = {**asks}
     asks["SPANK_ENROOT_IMAGE"] = registry.uri("bench", "1", digest=result["digest"])
 
     def hook(path: Path, variables: dict[str, str]) -> Callable[[int], list[float]]:
@@ -97,20 +99,49 @@ def _measure(
     contenders = {
         "python3 -I -c pass": lambda _: _run([str(installation.python), "-I", "-c", "pass"], environment),
         "prolog, image in the cache": hook(installation.prolog, asks),
+        "prolog, likewise by tag": hook(installation.prolog, by_tag),
         "epilog of that job": hook(installation.epilog, asks),
         "prolog, no image asked for": hook(installation.prolog, environment),
         "epilog of that job, too": hook(installation.epilog, environment),
     }
+    costs = _costs(contenders, runs, 1000)
+    (ETC / "config.yaml").write_text(json.dumps({**settings, "tag_ttl": 86400}))
+    costs |= _costs({"prolog, by a tag that tag_ttl remembers": hook(installation.prolog, by_tag)}, runs, 1_000_000)
+    costs["20 prologs at once, by that tag, each"] = [
+        _at_once(installation.prolog, by_tag) for _ in range(max(1, runs // 20))
+    ]
+    for number in range(runs + 1):
+        for job in (1000 + 2 * number, 1001 + 2 * number, 1_000_000 + number):
+            hook(installation.epilog, environment)(job)
+    medians = {name: [statistics.median(each) for each in zip(*cost, strict=True)] for name, cost in costs.items()}
+    return [Row(name.removesuffix(", too"), cpu * 1000, wall * 1000) for name, (cpu, wall) in medians.items()]
+
+
+def _costs(contenders: dict[str, Callable[[int], list[float]]], runs: int, first: int) -> dict[str, list[list[float]]]:
+    """What *runs* runs of each contender cost, in turns; each prolog and its epilog have jobs of their own."""
     costs: dict[str, list[list[float]]] = {name: [] for name in contenders}
     for number in range(runs + 1):
         for name, run in contenders.items():
-            cost = run(1000 + number)
+            job = first + 2 * number + ("tag" in name) if first < 1_000_000 else first + number
+            cost = run(job)
             costs[name] += [cost] if number else []  # the first one fills caches
-            if name.startswith("prolog, image"):
-                assert '"path"' in (RUN / f"{1000 + number}.0.json").read_text()
-    assert not list(RUN.glob("1[0-9]*.0.*"))
-    medians = {name: [statistics.median(each) for each in zip(*cost, strict=True)] for name, cost in costs.items()}
-    return [Row(name.removesuffix(", too"), cpu * 1000, wall * 1000) for name, (cpu, wall) in medians.items()]
+            if name.startswith("prolog") and "no image" not in name:
+                assert '"path"' in (RUN / f"{job}.0.json").read_text()
+    return costs
+
+
+def _at_once(prolog: Path, environment: dict[str, str]) -> list[float]:
+    """Processor time and wall time for each of 20 prologs that begin together."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    jobs = [
+        subprocess.Popen(
+            [prolog], env={**environment, "SLURM_JOB_ID": str(5_000_000 + time.monotonic_ns() % 1_000_000 + n)}
+        )
+        for n in range(20)
+    ]
+    assert [job.wait() for job in jobs] == [0] * 20
+    wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return [(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 20, wall / 20]
 
 
 def _run(command: list[str], environment: dict[str, str]) -> list[float]:
