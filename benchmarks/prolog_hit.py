@@ -1,8 +1,8 @@
 """What Slurm's hooks cost at each job: ``python benchmarks/prolog_hit.py`` (as root).
 
 It prints a table of processor time and wall time: the prolog of a job whose image is in the shared cache (named by
-digest, by tag, and by a tag that ``tag_ttl`` remembers), of a job that asks for none, and their epilogs, beside a Python
-that does nothing, which is the least that a hook in Python can take.  Then 20 prologs at once.
+digest, by tag, and by a tag that ``tag_ttl`` remembers), of a job that asks for none, and their epilogs, beside a
+Python that does nothing, which is the least that a hook in Python can take.  Then 20 prologs at once.
 Every hook runs as slurmd would run it, in a mount namespace of its own; no cluster is needed.
 """
 
