@@ -235,25 +235,24 @@ class Blob:
             self.clean_up()
 
     def _is_cached(self) -> bool:
-        """Whether a file of the right size is there; any other is removed."""
+        """Whether a file of the right size is there.
+
+        One of another size stays until the right one replaces it: the manifest, a stranger's, may be what is wrong.
+        """
         if self._shared is not None:
             shared = _path(self._shared.root, self.descriptor)
             # Nothing else is asked of it: what it holds is hashed when it is read.
             if shared not in self._shared.unusable and self._has_size(shared):
                 self.path = shared
                 return True
-        fits = self._has_size(self.path)
-        if fits is False:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-        return bool(fits)
+        return self._has_size(self.path)
 
-    def _has_size(self, path: Path) -> bool | None:
-        """Whether *path* is a regular file of the blob's size; None if nothing is there."""
+    def _has_size(self, path: Path) -> bool:
+        """Whether *path* is a regular file of the blob's size."""
         try:
             status = path.lstat()
         except OSError:
-            return None
+            return False
         return stat.S_ISREG(status.st_mode) and status.st_size == self.descriptor.size
 
     def _update(self, *, received: int = 0, complete: bool = False, error: BaseException | None = None) -> None:

@@ -16,6 +16,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.trust import MAX_SIDECAR, Untrusted, open_trusted, read_trusted
+from enroot_slurm.system.checksum import Checksum
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = ["CachedLayer", "LayerSidecar", "LayerStore"]
 _FORMAT = 1
 """To be raised when layer images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
+_READ = 1 << 20
 
 
 class LayerSidecar(NamedTuple):
@@ -139,6 +141,20 @@ class CachedLayer(NamedTuple):
         # Whoever looks between the two renames finds a file that is not the one described, and makes it again.
         self.place.write(self.sidecar, bytes(sidecar))
         file.publish(self.path, replace=True)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the image's bytes are those that were published: all of them are read."""
+        owners = {0, os.geteuid()} if self.shared is None else self.shared.owners
+        checksum = Checksum()
+        try:
+            sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
+            with open_trusted(self.path, owners) as file:
+                while data := file.read(_READ):
+                    checksum.add(data)
+        except (OSError, ValueError, Untrusted):
+            return False
+        return checksum.hexdigest() == sidecar.crc32
 
     def discard(self) -> None:
         """Remove the image from the cache, or let this process not use the other cache's one any more."""

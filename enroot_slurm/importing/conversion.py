@@ -151,8 +151,10 @@ class Conversion:
                 image_time=options.image_time(self._epoch),
             )
         except CannotJoin:
-            for each in cached.values():  # one of them is to blame
-                each.discard()
+            # One of them is to blame, or the image: then others' layers stay.
+            for each in cached.values():
+                if not each.is_sound:
+                    each.discard()
             raise
 
     def _make(

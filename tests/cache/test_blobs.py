@@ -161,6 +161,21 @@ def test_damage_in_the_cache_is_found(store, damage):
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("size", [0, 1, len(CONTENT) - 1, len(CONTENT) + 1])
+def test_a_wrong_claim_about_a_blob_costs_nothing(store, size):
+    """A manifest that gives a cached blob another size fails; the blob, which was verified, stays."""
+    blob = store.blob(descriptor())
+    blob.fetch(serve())
+    claimed = store.blob(descriptor(size=size))
+    assert not claimed.reused
+    for content in (CONTENT, CONTENT[:size], CONTENT + b"x"):
+        with pytest.raises(IntegrityError):
+            store.blob(descriptor(size=size)).fetch(serve(content))
+        assert blob.path.read_bytes() == CONTENT
+    assert store.blob(descriptor()).reused
+    assert left_over(store) == []
+
+
 def test_an_unwritable_cache_is_an_error_with_a_hint(tmp_path):
     """A cache that can't be made says where, and which setting to change."""
     (tmp_path / "file").write_text("")

@@ -107,6 +107,23 @@ def test_a_layer_image_that_can_not_be_read_is_replaced(push, import_to_tree, ca
     assert content(import_to_tree(uri).result) == content(first.result)
 
 
+def test_an_image_that_can_not_be_joined_costs_no_other_its_layers(push, import_to_tree, cache):
+    """What is wrong with an image's config, or one of its layers, is no reason to forget layers that are right."""
+    import_to_tree(push(Image(layers())))
+    before = sorted((cache / "layers").glob("*/*.sqsh"))
+    uri = push(Image(layers(), config={"WorkingDir": "/d1/.wh.data"}))
+    import_to_tree(uri)
+    assert sorted((cache / "layers").glob("*/*.sqsh")) == before
+    victim = before[1]
+    status = victim.stat()
+    with victim.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"noise")
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    import_to_tree(uri)
+    assert sorted((cache / "layers").glob("*/*.sqsh")) == [before[0], before[2]]
+
+
 def test_hard_links_across_layers(push, import_to_tree):
     """A layer with a hard link to a lower one's file has no image of its own; the result is right all the same."""
     lower = Layer().file("target", b"data")
