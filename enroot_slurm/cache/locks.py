@@ -29,9 +29,9 @@ class Locks:
     """The locks of the cache *place*, as one process takes them.
 
     enabled         if not, everyone has every lock: for file systems where locks fail
-    holder_timeout  seconds without a sign of life after which who holds a lock is waited for no longer
-    work            what this process tells of its work
-    tell            is told, about once a second, who is waited for (or None, when that is not known)
+    holder_timeout  stop waiting for a lock holder after this many seconds without a heartbeat
+    work            the status of this process, shown to others
+    tell            is called about once a second with the holder that is waited for, or None if it is not known
     """
 
     def __init__(

@@ -1,10 +1,9 @@
-"""How many imports one node does at once for a cache: each holds one of so many locks while it works.
+"""Slots limit how many imports one node runs at once for a cache: each import holds the lock of one slot.
 
     ROOT/locks/slot-HOST-N.lock
 
-A slot is taken after the lock of the image and before those of layers and their blobs, and whoever holds one of these
-has a slot: so nobody who has a slot waits for somebody who has none.  The kernel frees the slot of a process that dies.
-Like all locks they only save work: who has waited long enough goes on without one.
+Lock order: image, slot, layer, blob.  This avoids deadlock.  The kernel frees the slot of a process that dies.  Slots,
+like all locks, only save work: a process that has waited long enough goes on without one.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ __all__ = ["Slots"]
 class Slots:
     """The *count* slots of this node, of which *locks* are; 0: as many as are wanted.
 
-    timeout  seconds for which one waits for a slot at most
-    waits    is called when there is none
+    timeout  the longest wait for a slot, in seconds
+    waits    is called when no slot is free
     """
 
     def __init__(self, locks: Locks, count: int, *, timeout: float, waits: Callable[[], None]) -> None:

@@ -150,7 +150,8 @@ def _check(options: argparse.Namespace, reference: Reference, config: Config) ->
         tell(f"enroot-slurm: {checked.doubt}")
     if checked.refused:
         raise AccessDenied(
-            f"{checked.name}: {checked.access.problem}; anyone is let in, so are you, but as nobody",
+            f"{checked.name}: {checked.access.problem}; "
+            "the registry allows anonymous access, so this login was not used",
             hint=f"Correct or remove {checked.access.source or 'that line'}.",
         )
     return 0

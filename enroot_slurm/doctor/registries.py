@@ -45,7 +45,7 @@ def _check(name: str, config: Config, *, wanted: bool) -> Iterator[Finding]:
         if wanted:
             yield failed("registry.reach", cause)
         else:
-            yield warning("registry.reach", str(cause), f"{cause.hint} If you need it not, that is all right.".strip())
+            yield warning("registry.reach", str(cause), f"{cause.hint} Ignore this if you do not use it.".strip())
         return
     if checked.refused:
         yield error("registry.access", f"{checked.name}: {checked.access.problem}", "Correct that line, or remove it.")

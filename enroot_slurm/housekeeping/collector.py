@@ -92,8 +92,7 @@ class Report(NamedTuple):
 def excess(limits: Limits, size: int, file_system: os.statvfs_result, freed: int = 0) -> int:
     """How many bytes must go from a cache of *size* bytes: none, unless it is above the high watermark.
 
-    Of both, *freed* bytes are to go anyway.  A share is one of what users can have of the file system, whoever has
-    filled it, as df(1) shows it.
+    *freed* bytes are already counted as gone.  A share is of the space available to users, as df(1) shows it.
     """
     if not limits.high:
         return 0

@@ -1,4 +1,7 @@
-"""Connections for urllib3: made to addresses that may be reached, watched while they are read, and not read too far."""
+"""Connections for urllib3 that refuse special addresses and limit how long response headers may take.
+
+Trailers are limited, too.  `enroot_slurm.registry.reach` says which addresses are refused.
+"""
 
 from __future__ import annotations
 

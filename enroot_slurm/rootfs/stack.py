@@ -87,7 +87,7 @@ class LayerNames:
         return path
 
     def directory(self, path: bytes, attributes: tuple[int, int]) -> None:
-        """A directory, whose parent has been entered, with its mode and mtime; the last to come has its way."""
+        """Add a directory, whose parent has been entered, with its mode and mtime; the last one wins."""
         key = hash(path)
         above = self._stack.names.get(key)
         if above == self._code or key in self._hidden:

@@ -1,9 +1,9 @@
 """enroot's own configuration: ``enroot.conf``, and ``enroot.conf.d/*.conf`` beside it.
 
 A line is a name, blanks or an equals sign, and a value with a shell's quotes, comments and variables.  The environment
-goes before the files, and of two lines for one name the first counts, also over several files (enroot exports
-``${NAME:-VALUE}``).  enroot has more settings than an import needs: all of its names are known in later values, those
-that are no settings of ours are otherwise ignored, and so is any other line, as enroot does it.
+goes before the files.  The first of several lines for one name counts, also over several files (enroot exports
+``${NAME:-VALUE}``).  Later lines may use any enroot variable; settings we do not have are otherwise ignored.  All other
+lines are ignored as well, as by enroot.
 
 Sources: enroot.in (config::init, config::export, config::fini), conf/enroot.conf.in, conf/enroot.conf.d/README.
 """

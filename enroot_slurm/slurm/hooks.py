@@ -1,15 +1,15 @@
 """Slurm's prolog and epilog: the page to read.
 
-    slurmd -> prolog (root)               what does the job ask for?  Starts the workers, waits up to prolog_deadline
+    slurmd -> prolog (root)               collects the job's requests, starts the workers, waits up to prolog_deadline
                 worker (cache_user)       finds or imports into shared_cache, with the site's credentials or none
-                worker (the job's user)   does what that could not: with the user's credentials, into the user's cache
+                worker (the job's user)   does the rest: with the user's credentials, into the user's cache
 
-Root opens no file of a user, parses no text of one, talks to nobody.  Workers write their results into the job's record
-(record.py); of their exit status alone root learns whether another has to follow.  They are detached: when the
-deadline comes first, the prolog ends, and so that a second worker can follow then too, another root process waits on.
+Root opens no file of a user, parses no text of a user, and opens no connection.  Workers write their results into the
+job's record (job_record.py).  Root learns only from a worker's exit status whether the next one is needed.  Workers are
+detached; after the deadline a second root process keeps waiting, so that the next can still start.
 
-A prolog that fails drains its node, so it never does, unless ``on_node_failure`` says so: who fails is the step,
-which can tell the user why.
+A prolog that fails drains its node.  So ours never fails, unless ``on_node_failure`` says so.  The step fails instead,
+because it can tell the user why.
 """
 
 from __future__ import annotations

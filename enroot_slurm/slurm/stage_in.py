@@ -12,11 +12,11 @@ etc/slurm/burst_buffer.lua runs this beside slurmctld, as its user; each command
     RUN_PATH/stage-in/JOB.paths    lines NAME=VALUE for the job's environment: burst_buffer.lua hands them on
     SHARED_CACHE/jobs/JOB.0/requests.json    what is there for all, so that prologs lease and note it on the nodes
 
-If slurmctld is root's, nothing is parsed or imported as root: a child becomes the cache user, and where the site gets
-no further, the job's user.  If it has a user of its own, that must be the cache user, and images that need the job's
-user stay for the nodes (docs/slurm.md).  Slurm kills this process when the job is cancelled or slurmctld stops;
-the child then gets a SIGTERM, and cleans up.  In a race of its own it kills the release, too, before that has begun:
-the setup of a later job ends what Slurm has forgotten.
+If slurmctld runs as root, nothing is parsed or imported as root.  A child becomes the cache user.  For images that the
+cache user cannot get, another one becomes the job's user.  If slurmctld runs as another user, that must be the
+cache user, and images that need the job's user are left to the nodes (docs/slurm.md).  Slurm kills this process when
+the job is cancelled or slurmctld stops; the child then gets a SIGTERM, and cleans up.  Slurm may also kill the release
+before it starts; the next job's setup then cleans up.
 """
 
 from __future__ import annotations

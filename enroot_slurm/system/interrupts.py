@@ -1,9 +1,8 @@
-"""The signals that end a process raise KeyboardInterrupt in it, with their number, so that everything is cleaned up.
+"""The signals that end a process raise KeyboardInterrupt, with their number as its argument, so that all is cleaned up.
 
-Python runs a handler between two steps of the main thread.  A signal that comes just before a system call that waits
-(for a lock, a child, a socket) has been taken when the wait begins, and nothing would end that.  So the kernel sends
-SIGURG every second, which interrupts waits (signal(7): EINTR).  Nobody can die of it: SIGURG is ignored by default,
-a child that is forked has no such timer, and exec and the end of a process delete it (timer_create(2)).
+A signal handled just before a blocking call (for a lock, a child, a socket) would leave that call waiting for ever.  So
+a timer of 1 s sends SIGURG, which interrupts blocking calls (signal(7): EINTR).  SIGURG harms no process: it is ignored
+by default.  Forked children have no timer, and exec deletes it (timer_create(2)).
 """
 
 from __future__ import annotations
@@ -78,7 +77,8 @@ class _Event(ctypes.Structure):
 class _Ticks:
     """A timer of the kernel that sends SIGURG every second.
 
-    Where there is none (a limit of pending signals), a signal that comes just before a wait is taken after it.
+    The kernel may refuse the timer (a limit of pending signals).  Then a signal that comes just before a blocking call
+    is handled only after that call.
     """
 
     def __init__(self) -> None:

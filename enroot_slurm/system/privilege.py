@@ -82,7 +82,7 @@ class Child(NamedTuple):
     def wait(self, seconds: float | None = None) -> int | None:
         """Its exit status (-N if signal N ended it), or None when it still runs after *seconds*.
 
-        Call it until it has said a status, or not at all: then the child goes on alone.
+        Either call this until it returns a status, or never; then the child runs on its own.
         """
         if not _is_readable(self.pipe, seconds):
             return None

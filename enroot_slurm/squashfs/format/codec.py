@@ -1,11 +1,10 @@
 """Decompressors for metadata blocks (squashfs-tools-ng, doc/format.adoc, "Supported Compressors").
 
-Layer images are made with their inodes and directories uncompressed.  What is left is the fragment table: mksquashfs
-compresses it together with the fragments themselves (``-noF``), so that this can't be had without the other.  It is
-small, 16 bytes for each fragment block.
+This program writes all tables plain.  Layer images by mksquashfs are read, too: of those, only the fragment table is
+compressed, because mksquashfs cannot leave it plain without also leaving fragments plain (``-noF``).
 
-Python has no lzo and no lz4.  Their libraries are those that mksquashfs itself is linked with, so a machine that can
-make a layer image has them; where it does not, there is `CannotJoin`.
+Python has no lzo and no lz4.  They come from the C libraries that also make layer images with them.  `CannotJoin` is
+raised where such a library is missing.
 """
 
 from __future__ import annotations
