@@ -109,11 +109,11 @@ def _of_proxy(causes: list[BaseException], host: str, proxy: str) -> NetworkErro
     if socks := [c for c in causes if type(c).__module__ == "socks"]:
         return _of_socks(socks, host, proxy)
     if any(isinstance(c, socket.gaierror) for c in causes):
-        return NetworkError(f"the proxy {proxy} is not known to the DNS", hint=hint)
+        return NetworkError(f"the proxy {proxy}, on the way to {host}, is not known to the DNS", hint=hint)
     if any(isinstance(c, ConnectionRefusedError) for c in causes):
-        return Passing(f"the proxy {proxy} refuses connections", hint=hint, before=True)
+        return Passing(f"the proxy {proxy}, on the way to {host}, refuses connections", hint=hint, before=True)
     if any(isinstance(c, _NO_CONNECTION) for c in causes):
-        return Passing(f"the proxy {proxy} can't be reached", hint=hint, before=True)
+        return Passing(f"the proxy {proxy}, on the way to {host}, can't be reached", hint=hint, before=True)
     if any(isinstance(c, urllib3.exceptions.ProxyError) for c in causes) and not any(
         isinstance(c, _TLS_ERRORS) for c in causes
     ):
@@ -126,7 +126,7 @@ def _of_socks(errors: list[BaseException], host: str, proxy: str) -> NetworkErro
     if any(isinstance(getattr(e, "socket_err", None), socket.gaierror) for e in errors):
         return NetworkError(f"{host} or the proxy {proxy} is not known to the DNS", hint=hint)
     if "ProxyConnectionError" in kinds:
-        return Passing(f"the proxy {proxy} can't be reached", hint=hint, before=True)
+        return Passing(f"the proxy {proxy}, on the way to {host}, can't be reached", hint=hint, before=True)
     if "SOCKS5AuthError" in kinds:
         return NetworkError(
             f"the proxy {proxy} (SOCKS) refuses the login",

@@ -78,14 +78,14 @@ def test_others_wait(node, limit) -> None:
     first = [node.start_stalled(seed, limit) for seed in range(limit)]
     last = node.start(node.serve(9), limit)
     last.wait_until_says("waiting for other imports of this node (max_imports)")
-    wait_for(lambda: f"pid {first[0].pid}): importing" in last.said or list(node.cache.glob("locks/slot*.worker")))
+    wait_for(lambda: f"pid {first[0].pid}): importing" in last.said or list(node.cache.glob("locks/slot*.holder")))
     assert node.begun(9) == 0
     node.release.set()
     assert [each.wait() for each in (*first, last)] == [0] * (limit + 1)
     assert node.begun(9) == 1
     assert "importing" in last.said.partition("max_imports")[2].partition("joining")[0]
     assert len(list(node.cache.glob("locks/slot-*.lock"))) == limit
-    assert list(node.cache.glob("locks/*.worker")) == []
+    assert list(node.cache.glob("locks/*.holder")) == []
 
 
 def test_no_limit(node) -> None:

@@ -178,7 +178,7 @@ def test_proxy_refuses(proxied, tunnel, open_repository: Open, scheme: str, stat
         ("http://u:p@ss:w/rd@", "expected a proxy's URL"),
         ("http://", "expected a proxy's URL"),
         ("ftp://127.0.0.1:1", "expected a proxy's URL"),
-        ("http://proxy.invalid:3128", "the proxy proxy.invalid:3128 is not known to the DNS"),
+        ("http://proxy.invalid:3128", "the proxy proxy.invalid:3128, on the way to r.example, is not known to the DNS"),
     ],
 )
 def test_bad_proxies(proxied, open_repository: Open, warnings: list[str], url: str, words: str):
@@ -214,7 +214,7 @@ def test_socks_refuses(proxied, open_repository: Open):
         assert f"the proxy {proxy.host} (SOCKS) does not lead to r.example" in text
         assert "ruleset" in text
     text = told(open_repository("r.example#a", proxies_from_env=True, retries=0))
-    assert f"the proxy {proxy.host} can't be reached" in text
+    assert f"the proxy {proxy.host}, on the way to r.example, can't be reached" in text
 
 
 # Rules of a site, and what is no registry.

@@ -140,14 +140,19 @@ def test_a_ratio_is_no_verdict(kind):
     assert sum(map(len, decompress(pieces(packed)))) == len(zeros)
 
 
-@pytest.mark.parametrize("way", GZIP_WAYS, indirect=True)
-@pytest.mark.parametrize("junk", [b"x", b"\0\0junk", b"\x1f", b"\n", bytes(600) + b"junk" * 100_000])
+_JUNK = [b"x", b"\0\0junk", b"\x1f", b"\n", bytes(600) + b"junk" * 100_000]
+
+
+# A program called gzip takes less than a header for a header that is cut short: such junk is left out.
+@pytest.mark.parametrize(
+    ("way", "junk"),
+    [(way, junk) for way in GZIP_WAYS for junk in _JUNK if len(junk) >= 4 or way not in {"gzip", "program"}],
+    indirect=["way"],
+)
 @pytest.mark.parametrize("size", [1000, 1 << 22])
 def test_junk_behind_gzip_is_ignored_with_a_warning(way, request, junk, size):
     """As by other tools; all of the blob is read, since its digest is of all.  Of programs, pigz says nothing."""
     way = (request.node.callspec.params["way"], way)
-    if way[0] in ("gzip", "program") and len(junk) < 4:
-        pytest.skip("gzip takes less than a header for a header that is cut short")
     read = []
 
     def blob():
