@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.directory import CacheDirectory, SharedCache
     from enroot_slurm.cache.locks import Lock, Locks
+    from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Descriptor
 
-__all__ = ["Blob", "BlobStore", "CachedBlobDamaged"]
+__all__ = ["Blob", "BlobStore", "CachedBlobDamaged", "blob_path"]
 
 _READ = 1 << 18
 _ABANDONED = 86400.0  # seconds without a write after which nobody writes a file any more
@@ -80,7 +81,7 @@ class Blob:
         self, descriptor: Descriptor, place: CacheDirectory, lock: Lock, shared: SharedCache | None = None
     ) -> None:
         self.descriptor = descriptor
-        self.path = _path(place.root, descriptor)
+        self.path = blob_path(place.root, descriptor.digest)
         """Where it is, or will be."""
         self.lock = lock
         self._place = place
@@ -152,7 +153,7 @@ class Blob:
 
     def discard(self) -> None:
         """Remove the blob from the cache, or let this process not use the other cache's one any more."""
-        if self._shared is not None and self.path != _path(self._place.root, self.descriptor):
+        if self._shared is not None and self.path != blob_path(self._place.root, self.descriptor.digest):
             self._shared.unusable.add(self.path)
             return
         with contextlib.suppress(FileNotFoundError):
@@ -240,7 +241,7 @@ class Blob:
         One of another size stays until the right one replaces it: the manifest, a stranger's, may be what is wrong.
         """
         if self._shared is not None:
-            shared = _path(self._shared.root, self.descriptor)
+            shared = blob_path(self._shared.root, self.descriptor.digest)
             # Nothing else is asked of it: what it holds is hashed when it is read.
             if shared not in self._shared.unusable and self._has_size(shared):
                 self.path = shared
@@ -263,5 +264,6 @@ class Blob:
             self._changed.notify_all()
 
 
-def _path(root: Path, descriptor: Descriptor) -> Path:
-    return root / "blobs" / descriptor.digest.algorithm / descriptor.digest.hex
+def blob_path(root: Path, digest: Digest) -> Path:
+    """Where the cache *root* has the blob *digest*."""
+    return root / "blobs" / digest.algorithm / digest.hex

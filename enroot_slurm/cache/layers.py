@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.system.publish import Draft
 
-__all__ = ["CachedLayer", "LayerSidecar", "LayerStore"]
+__all__ = ["CachedLayer", "LayerSidecar", "LayerStore", "layer_path"]
 
 _FORMAT = 1
 """To be raised when layer images are made differently, so that older ones are not used any more."""
@@ -74,7 +74,8 @@ class LayerStore:
         self._place = place
         self._locks = locks
         self._shared = shared
-        self._recipe = hashlib.sha256(f"{_FORMAT} {recipe}".encode()).hexdigest()[:_RECIPE_LENGTH]
+        self._text = recipe
+        self._recipe = _directory_of(recipe)
 
     def layer(self, diff_id: Digest) -> CachedLayer:
         """The layer image of *diff_id*, whether or not it is here."""
@@ -90,7 +91,16 @@ class LayerStore:
         self._place.directory("layers", self._recipe)
 
     def _path(self, root: Path, diff_id: Digest) -> Path:
-        return root / "layers" / self._recipe / f"{diff_id.algorithm}-{diff_id.hex}.sqsh"
+        return layer_path(root, self._text, diff_id)
+
+
+def layer_path(root: Path, recipe: str, diff_id: Digest) -> Path:
+    """Where the cache *root* has the image of the layer *diff_id* that is made by *recipe* (see `LayerStore`)."""
+    return root / "layers" / _directory_of(recipe) / f"{diff_id.algorithm}-{diff_id.hex}.sqsh"
+
+
+def _directory_of(recipe: str) -> str:
+    return hashlib.sha256(f"{_FORMAT} {recipe}".encode()).hexdigest()[:_RECIPE_LENGTH]
 
 
 class CachedLayer(NamedTuple):

@@ -1,6 +1,7 @@
 """Reading a cache to its last byte, to find what is no longer what it was.
 
-Blobs and manifests are compared with their names, images and layers with what their sidecars say.
+Blobs and manifests are compared with their names, images and layers with what their sidecars say.  An image that was
+joined from a damaged layer image is taken for damaged, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from enroot_slurm.cache.layers import LayerSidecar
 from enroot_slurm.cache.layout import locks_of
 from enroot_slurm.cache.tree import Tree
 from enroot_slurm.cache.trust import MAX_SIDECAR
+from enroot_slurm.housekeeping.joined import layers_of
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.system.checksum import Checksum
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Damage", "Verifier"]
 
 _READ = 4 << 20
+_FLIPPED = "its content is not what its sidecar says"
 
 
 class Damage(NamedTuple):
@@ -60,7 +63,7 @@ class Verifier:
 
     def run(self, items: Iterable[Item]) -> list[Damage]:
         """What is wrong with *items*.  What somebody works on is left out.  Raises: OSError."""
-        damages = []
+        items, damages = tuple(items), []
         with Tree(self._place.root) as self._tree:
             for item in items:
                 try:
@@ -69,7 +72,20 @@ class Verifier:
                     what = error.strerror or "" if isinstance(error, OSError) else str(error)
                     if (damage := self._judge(item, what)) is not None:
                         damages.append(damage)
+            damages += self._suspects(items, damages)
         return damages
+
+    def _suspects(self, items: Iterable[Item], damages: Iterable[Damage]) -> Iterator[Damage]:
+        """Images that may have a damaged layer's bytes in them: all that were joined from its image."""
+        layers = {damage.path for damage in damages if damage.kind == "layer" and damage.what == _FLIPPED}
+        known = {damage.path for damage in damages}
+        for item in items if layers else ():
+            if item.kind == "image" and item.sidecar is not None and item.path not in known:
+                for layer in sorted(layers & layers_of(self._place.root, item)):
+                    damage = self._judge(item, f"it may be joined from a damaged layer: {layer}")
+                    if damage is not None:
+                        yield damage
+                    break
 
     def _judge(self, item: Item, what: str) -> Damage | None:
         """The damage of *item*, unless somebody has just changed or removed it, or does so."""
@@ -104,7 +120,7 @@ class Verifier:
         if item.sidecar.digest != item.digest:
             raise _WrongError(f"its sidecar is that of {Digest.parse(item.sidecar.digest)}")
         if self._hash(item.files[0], "sha256") != item.sidecar.sha256:
-            raise _WrongError("its content is not what its sidecar says")
+            raise _WrongError(_FLIPPED)
 
     def _check_layer(self, item: Item) -> None:
         if not item.complete:
@@ -120,7 +136,7 @@ class Verifier:
         for chunk in self._content(image):
             checksum.add(chunk)
         if checksum.hexdigest() != known.crc32:
-            raise _WrongError("its content is not what its sidecar says")
+            raise _WrongError(_FLIPPED)
 
     def _missing(self, item: Item, otherwise: str) -> None:
         """Say which half is missing, if one is."""

@@ -174,6 +174,28 @@ def test_pins_and_leases_against_removal(push, run, read, cache, tmp_path) -> No
 # Verifying.
 
 
+def test_a_flipped_byte_of_a_layer_is_found_in_what_was_joined_from_it(push, run, read, cache, tmp_path) -> None:
+    """An image that was joined from a damaged layer image is just what its sidecar says; it goes with the layer."""
+    base, other = push(image(1)), push(image(3))
+    prefetch(run, tmp_path / "list.yaml", base, other)
+    layers = sorted(cache.glob("layers/*/*.sqsh"), key=lambda path: path.stat().st_mtime_ns)
+    victim, status = layers[0], layers[0].stat()
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 1
+    victim.chmod(0o600)
+    victim.write_bytes(content)
+    os.utime(victim, ns=(status.st_atime_ns, status.st_mtime_ns))
+    joined = push(image(1, 2))
+    prefetch(run, tmp_path / "list.yaml", joined)
+    damaged = read("verify", status=6)["damaged"]
+    assert sorted(each["kind"] for each in damaged) == ["image", "image", "layer"]
+    assert all(str(victim.relative_to(cache)) in each["what"] for each in damaged if each["kind"] == "image")
+    run("verify", "--repair")
+    assert not victim.exists()
+    assert len(list(cache.glob("images/*/*/*.sqsh"))) == 1
+    assert read("verify")["damaged"] == []
+
+
 def test_verify_finds_and_repairs(push, run, read, cache, tmp_path) -> None:
     """A changed byte in an image, blob, manifest or layer is found; what is damaged is removed, and made again."""
     uri = push(image(1, 2))
