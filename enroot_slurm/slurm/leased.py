@@ -36,11 +36,13 @@ def leased_image(
     step: str = "",
     progress: Progress | None = None,
     patience: float = 0,
+    user: str = "",
 ) -> CachedImage:
     """The image that *request* names, leased by *job* (``JOBID.RESTART``), or its *step*, on *node*.
 
-    While the site is in trouble it is tried again, for *patience* seconds.  Raises: the errors of
-    `enroot_slurm.errors`.
+    *user* is as for `get_image`.  While the site is in trouble it is tried again, for *patience* seconds.
+
+    Raises: the errors of `enroot_slurm.errors`.
     """
     from enroot_slurm.importing.to_cache import get_image  # noqa: PLC0415 - who forks workers has no use for it
 
@@ -48,7 +50,8 @@ def leased_image(
     pause = _FIRST_PAUSE
     while True:
         try:
-            image = get_image(request.uri, arch=request.arch or None, config=config, progress=progress, job=job)
+            arch = request.arch or None
+            image = get_image(request.uri, arch=arch, config=config, progress=progress, job=job, user=user)
             if keep(image, job, node, config, step):
                 return image
         except EnrootSlurmError as error:

@@ -100,7 +100,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
     text, owner = _read(script), _owner(config, job)
     _note(config, job, {**owner, "phase": "importing"})
     shared = bool(config.shared_cache)
-    work = partial(_work, text, f"{job}.0", config)
+    work = partial(_work, text, f"{job}.0", config, str(owner["uid"]))
     images, left = _as_cache_user(config, partial(work, shared=True)) if shared else ([], None)
     if not shared or left:
         if os.geteuid():
@@ -186,7 +186,9 @@ def _ok() -> int:
 # In a child that is no longer root.
 
 
-def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[StepImage], dict[str, str] | None]:
+def _work(
+    text: str, job: str, config: Config, user: str, *, shared: bool
+) -> tuple[list[StepImage], dict[str, str] | None]:
     """The images, or those that this user can have and the error of the first that the job's user may get."""
     config = _config(config, shared=shared)
     requests = image_requests(text)
@@ -195,8 +197,12 @@ def _work(text: str, job: str, config: Config, *, shared: bool) -> tuple[list[St
     for request in requests:
         try:
             with Reporter(place, NODE, NODE, request.uri) as progress:
-                patience = config.site_failure_wait
-                image = leased_image(request, job, NODE, config, patience=patience, progress=progress)
+                image = leased_image(
+                    *(request, job, NODE, config),
+                    patience=config.site_failure_wait,
+                    progress=progress,
+                    user=user if shared else "",
+                )
         except EnrootSlurmError as error:
             if not shared or policy.rule_of(error).prolog != policy.NEXT:
                 raise

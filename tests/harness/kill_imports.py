@@ -366,7 +366,7 @@ def hash_of(path: Path) -> str:
 
 def unfinished(cache: Path) -> list[Path]:
     """Files that belong to nobody when nobody works."""
-    found = [*cache.rglob("*.tmp"), *cache.rglob(".*.json"), *cache.glob("tmp/*"), *cache.rglob("*.worker")]
+    found = [*cache.rglob("*.tmp"), *cache.rglob(".*.json"), *cache.glob("tmp/*"), *cache.rglob("*.holder")]
     return sorted({path for path in found if path.is_file()})
 
 

@@ -77,7 +77,7 @@ def layers_asked_for(registry: FaultRegistry, made: Image) -> int:
 
 
 def left_over(*directories: Path) -> list[Path]:
-    patterns = ("**/*.tmp", "**/tmp/*", "**/*.worker")
+    patterns = ("**/*.tmp", "**/tmp/*", "**/*.holder")
     return [path for directory in directories for pattern in patterns for path in directory.glob(pattern)]
 
 
