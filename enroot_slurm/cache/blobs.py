@@ -54,7 +54,7 @@ class BlobStore:
     def blob(self, descriptor: Descriptor) -> Blob:
         """The blob that *descriptor* points to, whether or not it is here."""
         digest = descriptor.digest
-        lock = self._locks.lock(f"blob-{digest.algorithm}-{digest.hex}")
+        lock = self._locks.lock(f"blob-{digest.algorithm}-{digest.hex}", descriptor.size)
         return Blob(descriptor, self._place, lock, self._shared)
 
     def layers(self, recipe: str) -> LayerStore:

@@ -77,9 +77,9 @@ class LayerStore:
         self._text = recipe
         self._recipe = _directory_of(recipe)
 
-    def layer(self, diff_id: Digest) -> CachedLayer:
-        """The layer image of *diff_id*, whether or not it is here."""
-        lock = self._locks.lock(f"layer-{self._recipe}-{diff_id.hex}")
+    def layer(self, diff_id: Digest, size: int = 0) -> CachedLayer:
+        """The layer image of *diff_id*, whether or not it is here; *size*: bytes of a blob of it, if one is known."""
+        lock = self._locks.lock(f"layer-{self._recipe}-{diff_id.hex}", size)
         if self._shared is not None:
             layer = CachedLayer(diff_id, self._path(self._shared.root, diff_id), lock, None, self._shared)
             if layer.path not in self._shared.unusable and layer.ready:

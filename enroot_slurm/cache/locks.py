@@ -30,6 +30,7 @@ class Locks:
 
     enabled         if not, everyone has every lock: for file systems where locks fail
     holder_timeout  stop waiting for a lock holder after this many seconds without a heartbeat
+    min_rate        bytes a second: stop waiting for a lock holder that downloads more slowly
     work            the status of this process, shown to others
     tell            is called about once a second with the holder that is waited for, or None if it is not known
     """
@@ -40,18 +41,20 @@ class Locks:
         *,
         enabled: bool = True,
         holder_timeout: float = 30,
+        min_rate: int = 0,
         work: Work | None = None,
         tell: Callable[[Holder | None], None] = lambda _: None,
     ) -> None:
         self._place = place
         self.enabled = enabled
         self.holder_timeout = holder_timeout
+        self.min_rate = min_rate
         self.work = work or Work(place.job)
         self.tell = tell
 
-    def lock(self, name: str) -> Lock:
-        """The lock called *name*."""
-        return Lock(self, self._place.root / "locks" / f"{name}.lock")
+    def lock(self, name: str, size: int = 0) -> Lock:
+        """The lock called *name*; *size*: bytes to be downloaded for what it is for, if that is known."""
+        return Lock(self, self._place.root / "locks" / f"{name}.lock", size)
 
     def prepare(self) -> None:
         """Make the directory.  Raises: OSError."""
@@ -61,9 +64,13 @@ class Locks:
 class Lock:
     """The lock file *path*."""
 
-    def __init__(self, locks: Locks, path: Path) -> None:
+    def __init__(self, locks: Locks, path: Path, size: int = 0) -> None:
         self.path = path
         self.locks = locks
+        self.size = size
+        self.overtaken = 0
+        """How many holders are passed over."""
+        self._name = path.stem
         self._forced = False
 
     @property
@@ -74,6 +81,11 @@ class Lock:
     def force(self) -> None:
         """From now on, do without the lock: who holds it takes too long."""
         self._forced = True
+
+    def overtake(self) -> None:
+        """From now on, pass over who holds it: one of those who do so gets ``NAME.2.lock``, the others wait for him."""
+        self.overtaken += 1
+        self.path = self.path.with_name(f"{self._name}.{self.overtaken + 1}.lock")
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[bool]:

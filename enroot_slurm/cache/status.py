@@ -1,9 +1,10 @@
 """Who works on something, for those who wait for it: a file beside the lock, written anew every second.
 
-    ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received (bytes), since (seconds since 1970), beat
+    ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received and left (bytes),
+                              since (seconds since 1970), beat
 
-What it says is for people.  For a program it counts only whether it changes: a process that is stopped, or hangs in a
-file system, has a lock but writes no more.
+What it says is for people.  For a program it counts whether it changes, since a process that is stopped, or hangs in a
+file system, has a lock but writes no more; and how fast its downloads are.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Holder(NamedTuple):
     """Seconds since 1970, by the clock of *host*."""
     beat: int
     """A number that grows as long as the process runs."""
+    left: int = 0
+    """Bytes that are still to be downloaded, as far as it is known."""
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
@@ -50,7 +53,7 @@ class Holder(NamedTuple):
             finally:
                 os.close(fd)
             fields = json.loads(content)
-            holder = cls(**{name: fields[name] for name in cls._fields})
+            holder = cls(**{name: fields[name] for name in cls._fields if name in fields})
         except (OSError, ValueError, TypeError, LookupError):
             return None
         known = all(isinstance(value, type(like)) for value, like in zip(holder, _LIKE, strict=True))
@@ -66,6 +69,8 @@ class Work:
     def __init__(self, job: str = "") -> None:
         self.phase = ""
         self.received = 0
+        self.expected = 0
+        """What *received* will be when all has been downloaded."""
         self._job = job
         self._user = ""
         self._shown: dict[Path, int] = {}
@@ -106,9 +111,10 @@ class Work:
     def _write(self, path: Path, since: int) -> None:
         if not self._user:
             self._user = _user_name()
-        holder = Holder(
-            os.uname().nodename, self._user, self._job, os.getpid(), self.phase, self.received, since, self._beat
-        )
+        received = self.received
+        left = max(0, self.expected - received)
+        node, pid = os.uname().nodename, os.getpid()
+        holder = Holder(node, self._user, self._job, pid, self.phase, received, since, self._beat, left)
         content = json.dumps(holder._asdict()).encode()
         # In place: then nobody has to look for a new file of that name.  Padded, so that one write replaces all.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

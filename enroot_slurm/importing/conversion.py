@@ -129,7 +129,7 @@ class Conversion:
         """
         options = self._config.squash_options
         store = self._store.layers(options.for_layers.recipe)
-        cached = {layer.diff_id: store.layer(layer.diff_id) for layer in self._layers}
+        cached = {layer.diff_id: store.layer(layer.diff_id, layer.descriptor.size) for layer in self._layers}
         missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
         if missing:
             try:

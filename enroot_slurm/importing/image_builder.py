@@ -45,6 +45,7 @@ class ImageBuilder:
         self._slots = Slots(
             resolution.locks,
             resolution.config.max_imports,
+            user=resolution.user,
             timeout=resolution.config.lock_timeout,
             waits=partial(resolution.progress.phase, "waiting for other imports of this node (max_imports)"),
         )

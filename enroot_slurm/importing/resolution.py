@@ -58,15 +58,18 @@ class Resolution:
     """The registry of the image that *lookup* is for, as a context manager, and turns with other processes."""
 
     def __init__(
-        self, lookup: Lookup, config: Config, progress: Progress, connections: Connections | None = None
+        self, lookup: Lookup, config: Config, progress: Progress, connections: Connections | None = None, user: str = ""
     ) -> None:
         self.lookup = lookup
+        self.user = user
+        """For whom the image is, where it may be for any user; else empty."""
         self.config = config
         self.progress = progress = _Shown(progress, Work(lookup.own.job))
         self.locks = Locks(
             lookup.own,
             enabled=config.locks,
             holder_timeout=config.worker_timeout,
+            min_rate=config.min_rate,
             work=progress.work,
             tell=progress.tell,
         )
@@ -254,6 +257,7 @@ class _Shown(Progress):
         self._progress.waiting(text)
 
     def expect(self, size: int) -> None:
+        self.work.expected = self.work.received + size
         self._progress.expect(size)
 
     def received(self, count: int) -> None:

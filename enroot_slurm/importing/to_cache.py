@@ -37,13 +37,15 @@ def get_image(
     config: Config | None = None,
     progress: Progress | None = None,
     job: str = "",
+    user: str = "",
     client: Client | None = None,
 ) -> CachedImage:
     """The image that *uri* names, imported into the cache unless it is there.
 
     However many processes ask for it, on all nodes that share the cache, one imports it; the others wait and tell
     *progress* for whom.  A *job* (``JOBID.RESTART``) resolves a tag once, for all its nodes, and learns of failures
-    that other processes have met up to ``failure_ttl`` seconds before.  Calls can share a *client*; its settings
+    that other processes have met up to ``failure_ttl`` seconds before.  *user* is who wants the image, where one user
+    imports for all: nobody has all turns of a node (``max_imports``).  Calls can share a *client*; its settings
     count unless *config* is given.
 
     Raises: the errors of `enroot_slurm.errors`.
@@ -55,7 +57,7 @@ def get_image(
         return found
     from enroot_slurm.importing.resolution import Resolution  # noqa: PLC0415  a hit needs no HTTP client
 
-    with Resolution(lookup, config, progress or Progress(), client.connections if client else None) as resolution:
+    with Resolution(lookup, config, progress or Progress(), client.connections if client else None, user) as resolution:
         digest = resolution.resolve()
         found = lookup.image(digest)
         if found is None:

@@ -32,7 +32,7 @@ from enroot_slurm.slurm.job import Job
 from enroot_slurm.slurm.job_record import Failure, Result, Writer, prepare_directory
 from enroot_slurm.slurm.leased import STEPS, is_marked
 from enroot_slurm.slurm.log import ERROR, WARNING, log
-from enroot_slurm.slurm.request import PYXIS, Asked, Request, asked_in, parse_words
+from enroot_slurm.slurm.request import PYXIS, Asked, Request, asked_in, check_count, parse_words
 from enroot_slurm.system.events import Events
 from enroot_slurm.system.privilege import Identity, fork
 
@@ -220,6 +220,7 @@ def _work(task: _Task, *, shared: bool) -> int:
     config = _config_of_worker(task.config, shared=shared)
     limits = Limits(config)
     place, patience = CacheDirectory(config.cache_path, public=shared, job=job.key), config.site_failure_wait
+    user = str(job.uid) if shared else ""
     (requests, pyxis), status = _requests(task), 0
     record.ask(requests, pyxis)
     for request in requests:
@@ -234,6 +235,7 @@ def _work(task: _Task, *, shared: bool) -> int:
                     config,
                     patience=patience,
                     progress=progress,
+                    user=user,
                     door="prolog",
                     events=task.events,
                 )
@@ -287,16 +289,27 @@ def _requests(task: _Task) -> tuple[list[Request], list[str]]:
         try:
             found.setdefault(source, []).extend(parse_words(text))
         except EnrootSlurmError as error:
-            shown = masked(text)[:200] or source
-            log("request", WARNING, source=source, text=shown, error=error)
-            wrong = Request(shown)
-            found.setdefault(f"wrong {source}", []).append(wrong)
-            if not task.record.has(wrong):
-                task.record.add(Result(*wrong, failure=Failure.of(error)))
+            found.setdefault(f"wrong {source}", []).append(_refuse(task, source, text, error))
     pyxis = {each.uri for source in (PYXIS, f"wrong {PYXIS}") for each in found.get(source, ())}
     others = {each.uri for source, requests in found.items() if not source.endswith(PYXIS) for each in requests}
     right = (each for source, requests in found.items() if not source.startswith("wrong ") for each in requests)
-    return list(dict.fromkeys(right)), sorted(pyxis - others)
+    wanted = list(dict.fromkeys(right))
+    try:
+        check_count(wanted)
+    except EnrootSlurmError as error:  # each text has few, and all together too many
+        _refuse(task, "job", f"{len(wanted)} images", error)
+        return [], []
+    return wanted, sorted(pyxis - others)
+
+
+def _refuse(task: _Task, source: str, text: str, error: EnrootSlurmError) -> Request:
+    """Note that *text* is no request, for the steps; what stands for it."""
+    shown = masked(text)[:200] or source
+    log("request", WARNING, source=source, text=shown, error=error)
+    wrong = Request(shown)
+    if not task.record.has(wrong):
+        task.record.add(Result(*wrong, failure=Failure.of(error)))
+    return wrong
 
 
 def _staged_requests(path: Path) -> list[Request]:

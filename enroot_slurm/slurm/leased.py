@@ -37,18 +37,21 @@ def leased_image(
     step: str = "",
     progress: Progress | None = None,
     patience: float = 0,
+    user: str = "",
     door: str = "step",
     events: Events | None = None,
 ) -> CachedImage:
     """The image that *request* names, leased by *job* (``JOBID.RESTART``), or its *step*, on *node*.
 
-    While the site is in trouble it is tried again, for *patience* seconds.  *events* (by default this node's) get to
-    know what became of it, and that *door* has asked.  Raises: the errors of `enroot_slurm.errors`.
+    *user* is as for `get_image`.  While the site is in trouble it is tried again, for *patience* seconds.  *events* (by
+    default this node's) get to know what became of it, and that *door* has asked.
+
+    Raises: the errors of `enroot_slurm.errors`.
     """
     from enroot_slurm.slurm.account import accounted  # noqa: PLC0415 - root, who forks workers, has no use for it
 
     def work(told: Progress) -> CachedImage:
-        return _leased(request, job, node, config, step, told, patience)
+        return _leased(request, job, node, config, step, told, patience, user)
 
     counted = Events.open(config.run_path) if events is None else events
     try:
@@ -59,7 +62,7 @@ def leased_image(
 
 
 def _leased(
-    request: Request, job: str, node: str, config: Config, step: str, progress: Progress, patience: float
+    request: Request, job: str, node: str, config: Config, step: str, progress: Progress, patience: float, user: str
 ) -> CachedImage:
     from enroot_slurm.importing.to_cache import get_image  # noqa: PLC0415 - who forks workers has no use for it
 
@@ -67,7 +70,8 @@ def _leased(
     pause = _FIRST_PAUSE
     while True:
         try:
-            image = get_image(request.uri, arch=request.arch or None, config=config, progress=progress, job=job)
+            arch = request.arch or None
+            image = get_image(request.uri, arch=arch, config=config, progress=progress, job=job, user=user)
             if keep(image, job, node, config, step):
                 return image
         except EnrootSlurmError as error:

@@ -17,6 +17,7 @@ REF may lack ``docker://``.  A path (``/images/x.sqsh``) is no request: there is
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import InvalidReference, UsageError, printable
@@ -26,7 +27,7 @@ from enroot_slurm.oci.reference import Reference, masked
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["PLUGIN", "PYXIS", "Asked", "Request", "asked_in", "image_requests", "parse_words"]
+__all__ = ["PLUGIN", "PYXIS", "Asked", "Request", "asked_in", "check_count", "image_requests", "parse_words"]
 
 PLUGIN = "SPANK_ENROOT_IMAGE"
 """The variable that our SPANK plug-in sets by ``spank_job_control_setenv(.., "ENROOT_IMAGE", ..)``."""
@@ -68,7 +69,9 @@ def asked_in(environ: Mapping[str, str], *, comments: bool = False) -> list[Aske
     """Where in the prolog's environment the job asks for images; *comments*: whether its comment counts too."""
     found = [Asked(name, environ[name]) for name in (PLUGIN, PYXIS) if environ.get(name)]
     if comments:
-        found += [Asked(name, text) for name in _COMMENTS for text in _IN_COMMENT.findall(environ.get(name, ""))]
+        for name in _COMMENTS:
+            matches = islice(_IN_COMMENT.finditer(environ.get(name, "")), _MAX_REQUESTS + 1)
+            found += [Asked(name, match[1]) for match in matches]
     return [asked for asked in found if not asked.text.startswith(("/", "./", "../"))]
 
 
@@ -99,9 +102,17 @@ def parse_words(text: str) -> list[Request]:
                     "A name is up to 32 letters, digits and '_', and does not end with 'digest'.",
                 )
             found[-1] = found[-1]._replace(**{key: value})
-    if len(found) > _MAX_REQUESTS:
-        raise UsageError(f"{len(found)} images are asked for; {_MAX_REQUESTS} are the most")
+    check_count(found)
     return found
+
+
+def check_count(requests: list[Request]) -> None:
+    """Refuse more *requests* than a job may have.  Raises: UsageError."""
+    if len(requests) > _MAX_REQUESTS:
+        raise UsageError(
+            f"{len(requests)} images or more are asked for; {_MAX_REQUESTS} are the most for a job",
+            hint="Let its steps get further ones: srun --container-image, or enroot-slurm get.",
+        )
 
 
 def image_requests(script: str) -> list[Request]:
@@ -117,6 +128,7 @@ def image_requests(script: str) -> list[Request]:
             found += _named_apart(parse_words(words), names)
         except UsageError as error:
             raise type(error)(f"line {number} of the script: {error.message}", hint=error.hint) from None
+        check_count(found)
     return found
 
 

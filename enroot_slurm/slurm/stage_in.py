@@ -102,7 +102,7 @@ def import_images(job: int, script: Path, config: Config) -> list[StepImage]:
     _note(config, job, {**owner, "phase": "importing"})
     shared = bool(config.shared_cache)
     events = Events.open(config.run_path)
-    work = partial(_work, text, f"{job}.0", config, events)
+    work = partial(_work, text, f"{job}.0", config, events, str(owner["uid"]))
     images, left = _as_cache_user(config, partial(work, shared=True), events.keep) if shared else ([], None)
     if not shared or left:
         if os.geteuid():
@@ -189,7 +189,7 @@ def _ok() -> int:
 
 
 def _work(
-    text: str, job: str, config: Config, events: Events, *, shared: bool
+    text: str, job: str, config: Config, events: Events, user: str, *, shared: bool
 ) -> tuple[list[StepImage], dict[str, str] | None]:
     """The images, or those that this user can have and the error of the first that the job's user may get."""
     config = _config(config, shared=shared)
@@ -207,6 +207,7 @@ def _work(
                     config,
                     patience=patience,
                     progress=progress,
+                    user=user if shared else "",
                     door="stagein",
                     events=events,
                 )

@@ -134,6 +134,82 @@ def test_patience(place, quick):
     assert Patience(waiting, timeout=60).ended is False
 
 
+class Download:
+    """Somebody's download under the lock ``x``, as others see it; each `tick` is 30 s by the clock that it sets."""
+
+    def __init__(self, place, monkeypatch, *, left, size=0, overtaken=0):
+        self.now = 1000.0
+        monkeypatch.setattr("enroot_slurm.cache.turns.time.monotonic", lambda: self.now)
+        locks = Locks(place, min_rate=4096)
+        locks.prepare()
+        self.lock = locks.lock("x", size)
+        for _ in range(overtaken):
+            self.lock.overtake()
+        self.record = self.lock.holder
+        self.patience = Patience(self.lock, timeout=100_000)
+        self.left, self.received, self.beat = left, 0, 0
+
+    def tick(self, count, *, pid=1):
+        """*count* bytes have come in 30 s; whether it is waited for no longer."""
+        self.now += 30
+        self.received, self.left, self.beat = self.received + count, max(0, self.left - count), self.beat + 1
+        holder = Holder("host", "user", "", pid, "importing", self.received, 0, self.beat, self.left)
+        self.record.write_text(json.dumps(holder._asdict()))
+        return self.patience.ended
+
+
+def test_a_slow_download_is_passed_over(place, monkeypatch):
+    """Slower than min_rate for a minute; at the second try for two."""
+    download = Download(place, monkeypatch, left=1 << 40)
+    assert [download.tick(4096 * 31) for _ in range(20)] == [False] * 20
+    assert [download.tick(1000) for _ in range(4)].index(True) <= 2
+    download = Download(place, monkeypatch, left=1 << 40, overtaken=1)
+    assert [download.tick(1000) for _ in range(6)] == [False] * 4 + [True] * 2
+
+
+def test_a_download_that_takes_longer_than_ones_own(place, monkeypatch):
+    """A minute, and a second for each MiB that one would have to download oneself, or that the holder downloads."""
+    rate = 10_000 * 30
+    download = Download(place, monkeypatch, left=60 << 20)
+    assert [download.tick(rate) for _ in range(6)] == [False] * 5 + [True]
+    download = Download(place, monkeypatch, left=1 << 40, size=60 << 20)
+    assert [download.tick(rate) for _ in range(6)] == [False] * 5 + [True]
+    download = Download(place, monkeypatch, left=1 << 40)
+    assert not any(download.tick(rate) for _ in range(100))
+
+
+def test_work_that_is_no_download_is_waited_for(place, monkeypatch):
+    """Whatever it takes: what has been downloaded is converted.  And with another holder the time begins anew."""
+    download = Download(place, monkeypatch, left=1000)
+    assert [download.tick(1000) for _ in range(100)] == [False] * 100
+    download = Download(place, monkeypatch, left=60 << 20)
+    assert not any(download.tick(10_000 * 30, pid=pid // 5) for pid in range(50))
+
+
+def test_a_record_of_an_earlier_version(place, tmp_path):
+    """It does not say what is left to be downloaded, and is a sign of life all the same."""
+    fields = Holder("host", "user", "", 1, "importing", 5, 0, 1)._asdict()
+    del fields["left"]
+    (tmp_path / "x").write_text(json.dumps(fields))
+    assert Holder.read(tmp_path / "x") == Holder("host", "user", "", 1, "importing", 5, 0, 1, 0)
+
+
+def test_one_of_those_who_pass_over_does_the_work(place, quick):
+    """The others wait for that one, and so on; all are mistaken about nobody who works."""
+    locks = Locks(place, work=Work())
+    with locks.lock("x").attempt():
+        turns = [Turn(Locks(place, holder_timeout=-1).lock("x"), timeout=60) for _ in range(3)]
+        for turn in turns:
+            with turn.attempt() as held:
+                assert not held
+            turn.pause(lambda _: pytest.fail("there is nobody to be waited for"))
+        with turns[0].attempt() as first, turns[1].attempt() as second, turns[2].attempt() as third:
+            assert (first, second, third) == (True, False, False)
+        with turns[1].attempt() as second:
+            assert second
+    assert sorted(each.name for each in (place.root / "locks").glob("*.lock")) == ["x.2.lock", "x.lock"]
+
+
 def test_force(place):
     """Who has waited long enough goes on without the lock."""
     lock = Locks(place).lock("x")

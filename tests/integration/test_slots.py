@@ -15,6 +15,8 @@ from support.fault_registry import FaultRegistry
 from support.images import Image, Layer, pack
 from support.tools import require_tools
 
+from enroot_slurm import Config, get_image
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -78,7 +80,7 @@ def test_others_wait(node, limit) -> None:
     first = [node.start_stalled(seed, limit) for seed in range(limit)]
     last = node.start(node.serve(9), limit)
     last.wait_until_says("waiting for other imports of this node (max_imports)")
-    wait_for(lambda: f"pid {first[0].pid}): importing" in last.said or list(node.cache.glob("locks/slot*.holder")))
+    wait_for(lambda: any(f"pid {each.pid}): importing" in last.said for each in first))
     assert node.begun(9) == 0
     node.release.set()
     assert [each.wait() for each in (*first, last)] == [0] * (limit + 1)
@@ -128,6 +130,22 @@ def test_a_turn_that_is_given_up(node, how) -> None:
         first.process.send_signal(how)
     assert second.wait() == 0, second.said
     assert first.process.poll() in {None, -signal.SIGKILL}
+
+
+@pytest.mark.parametrize("what", ["image", "layers"])
+def test_who_serves_a_good_image_slowly_holds_nobody_up(node, what, monkeypatch) -> None:
+    """Another registry stalls with the image, or its layers, under their locks: a fast one is asked all the same."""
+    slow = node.start_stalled(1, 2)
+    wait_for(lambda: list(node.cache.glob("locks/blob-*.holder")))
+    monkeypatch.setattr("enroot_slurm.cache.turns._WINDOW", 1.0)
+    with FaultRegistry() as fast:
+        top = [] if what == "image" else [node.layer(2)]
+        uri = serve(fast, Image([node.layer(1), *top]))
+        config = Config.load(environ=node.environment, site_file=None, user_file=None, enroot_conf=None)
+        assert get_image(uri, config=config).path.exists()
+        assert fast.count(node.layer(1).digest) == 1
+    node.release.set()
+    assert slow.wait() == 0, slow.said
 
 
 def test_images_with_layers_in_common(node) -> None:

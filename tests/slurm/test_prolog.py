@@ -317,6 +317,17 @@ def test_hostile_references(site, alice, text) -> None:
 # job_submit.lua.
 
 
+def test_too_many_images(site, alice, registry) -> None:
+    """A comment that asks for more images than a job may have: no registry is asked for any of them."""
+    registry.reset()
+    comment = " ".join(f"enroot:{registry.host}/x/i{number}" for number in range(33))
+    out = site.cluster.run("srun", f"--comment={comment}", "sh", "-c", f"cat {RUN}/$SLURM_JOB_ID.0.json", user=alice)
+    [failure] = [fields["failure"] for fields in map(json.loads, out.stdout.splitlines()) if "failure" in fields]
+    assert "32 are the most for a job" in failure["message"]
+    assert failure["fault"] == "user"
+    assert registry.count("GET", "/x/") == registry.count("HEAD", "/x/") == 0
+
+
 def test_lines_of_a_script_become_the_comment(site, alice, push, image, registry) -> None:
     """``#ENROOT image=REF`` asks the prolog for an image, several for several, and a comment of the user's stays."""
     uris = [push(image), push(Image([Layer().file("l", b"l")]))]

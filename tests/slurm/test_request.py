@@ -52,6 +52,20 @@ def test_mistakes_are_shown_in_their_line(line, kind, message) -> None:
     assert message in str(caught.value)
 
 
+def test_so_many_images_for_a_job() -> None:
+    """Whether in one text, or in many lines; of comments no more are looked at than show that there are too many."""
+    words = [f"i{number}" for number in range(33)]
+    assert len(parse_words(" ".join(words[:32]))) == 32
+    with pytest.raises(UsageError, match="32 are the most"):
+        parse_words(" ".join(words))
+    script = "".join(f"#ENROOT image={word}\n" for word in words)
+    assert len(image_requests(script.partition("#ENROOT image=i32")[0])) == 32
+    with pytest.raises(UsageError, match="33 images or more are asked for; 32 are the most for a job"):
+        image_requests(script)
+    comment = " ".join(f"enroot:i{number}" for number in range(4000))
+    assert len(asked_in({"SLURM_JOB_COMMENT": comment}, comments=True)) == 33
+
+
 def test_words() -> None:
     """Several images may follow each other."""
     assert parse_words("a image=b arch=arm64 c name=n") == [
