@@ -45,8 +45,8 @@ def get_image(
     However many processes ask for it, on all nodes that share the cache, one imports it; the others wait and tell
     *progress* for whom.  A *job* (``JOBID.RESTART``) resolves a tag once, for all its nodes, and learns of failures
     that other processes have met up to ``failure_ttl`` seconds before.  *user* is the user for whom the image is, where
-    one user imports for all: nobody has all slots of a node (``max_imports``).  Calls can share a *client*; its settings
-    count unless *config* is given.
+    one user imports for all: nobody has all slots of a node (``max_imports``).  Calls can share a *client*; its
+    settings count unless *config* is given.
 
     Raises: the errors of `enroot_slurm.errors`.
     """
