@@ -65,7 +65,10 @@ __all__ = [
 ]
 
 _SHORTAGES = {errno.ENOSPC: "no space left", errno.EDQUOT: "no quota left"}
-_PROCESSES = "Raise the limit of processes and threads (ulimit -u), or set max_processors and max_connections lower."
+_PROCESSES = (
+    "Raise the limits of processes and threads (ulimit -u) and of memory (ulimit -v), "
+    "or set max_processors and max_connections lower."
+)
 _FILES = "Raise the limit of open files: ulimit -n"
 _LIMITS = {
     errno.EFBIG: "Raise the limit of a file's size (ulimit -f); a FAT file system takes 4 GiB at most.",

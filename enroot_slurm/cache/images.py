@@ -119,7 +119,10 @@ class ImageFile(NamedTuple):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise Untrusted(f"{error.filename} can't be used: {error.strerror}") from None
+            raise Untrusted(
+                f"{error.filename} can't be used: {error.strerror}",
+                hint="Set ENROOT_CACHE_PATH to a directory of yours, or correct the permissions.",
+            ) from None
         try:
             sidecar = Sidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:

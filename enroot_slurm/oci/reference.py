@@ -242,10 +242,14 @@ def _why_scheme(uri: str) -> tuple[str, str]:
     if scheme.lower() in _LOCAL_SCHEMES or (scheme.lower() == "oci" and not found):
         return why, f"{scheme.lower()}: names images that are in no registry: put it into one, with skopeo copy."
     if scheme in {"docker", "registry"} and colon and not found:
-        guess = printable(behind.lstrip("/"), 100)
-        return why, f"Try {_SCHEME}{guess}, or for the image {scheme}: {_SCHEME}{printable(uri, 100)}"
+        return why, f"Try {_shown(behind.lstrip('/'))}, or for the image {scheme}: {_shown(uri)}"
     guess = rest.lstrip("/") if found else uri
-    return why, f"Try {_SCHEME}{printable(guess, 100)}" if guess else "Name an image."
+    return why, f"Try {_shown(guess)}" if guess else "Name an image."
+
+
+def _shown(guess: str) -> str:
+    """The URI of *guess* for a hint."""
+    return printable(masked(f"{_SCHEME}{guess}"), 100 + len(_SCHEME))
 
 
 def _why_user(user: str) -> tuple[str, str]:

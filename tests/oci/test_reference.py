@@ -30,6 +30,18 @@ def test_recorded_references(vectors):
         assert result == row["expect"], row["uri"]
 
 
+@pytest.mark.parametrize("form", ["{}", "oci://{}", "docker:{}", "docker:/{}", "DOCKER://{}", "https://{}", "x://{}"])
+@pytest.mark.parametrize(
+    "login", ["user:CANARY@", "u:CAN/CANARY@", "u:CAN@CANARY@", "u:CAN:CANARY@", "$oauthtoken:CANARY@"]
+)
+def test_no_error_shows_a_password(form, login):
+    """Neither where the URI is quoted nor in what is to be tried instead."""
+    for host in ("nvcr.io#", "reg.io:5000/", "h/", ""):
+        with pytest.raises(InvalidReference) as caught:
+            Reference.parse(form.format(f"{login}{host}x:1"))
+        assert "CANARY" not in f"{caught.value}\n{caught.value.hint}"
+
+
 @pytest.mark.parametrize(
     ("uri", "message", "hint"),
     [
