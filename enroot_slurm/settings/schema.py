@@ -6,13 +6,11 @@ belongs, whatever a YAML reader makes of them.
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.errors import ConfigError, InvalidReference, printable
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.errors import ConfigError
+from enroot_slurm.settings import forms
 from enroot_slurm.squashfs.options import SquashOptions
 
 if TYPE_CHECKING:
@@ -20,23 +18,8 @@ if TYPE_CHECKING:
 
     from enroot_slurm.settings.expansion import Variables
 
-__all__ = ["OFF", "SETTINGS", "Assignment", "Problem", "Setting", "Value", "similar_setting", "similar_variable"]
+__all__ = ["SETTINGS", "Assignment", "Problem", "Setting", "Value", "similar_setting", "similar_variable"]
 
-OFF = frozenset({"no", "n", "false", "f"})
-"""What enroot takes for unset, in lower case (enroot.in, config::fini)."""
-_ON = frozenset({"yes", "y", "true"})
-_MAX_CONNECTIONS = 64
-_MAX_IMPORTS = 1024
-_MIN_MEMORY = 16 << 20  # what -mem of mksquashfs takes at least
-_INTEGER = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
-_SECONDS = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?", re.ASCII)
-_SIZE = re.compile(r"([1-9][0-9]{0,17}) ?(|[KMGT])(?:iB|B)?", re.ASCII | re.IGNORECASE)
-_PERCENT = re.compile(r"([1-9][0-9]?|100) ?%", re.ASCII)
-_AGE = re.compile(r"([1-9][0-9]{0,8}) ?([smhdw]?)", re.ASCII)
-_UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}  # seconds
-_DECIMAL_SIZE = re.compile(r"[0-9]+ ?[KMGT]B", re.ASCII | re.IGNORECASE)
-_PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*|/[^\s\0]*[^\s\0/]", re.ASCII)
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -100,7 +83,7 @@ class Assignment(NamedTuple):
         """
         if not text.strip():
             return None
-        if text.strip().lower() in OFF and not setting.is_boolean:
+        if text.strip().lower() in forms.OFF and not setting.is_boolean:
             return cls(setting, setting.variable, (Value(setting.default, where),), source, where)
         return cls(setting, setting.variable, (Value(text, where),), source, where, expands=False)
 
@@ -117,7 +100,9 @@ class Assignment(NamedTuple):
             except ConfigError as error:
                 problems.append(Problem(where, f"{self.name}: {error.message}", error.hint))
             except ValueError:
-                problems.append(Problem(where, f"{self.name}: expected {self.setting.expected}, got {_quoted(text)}"))
+                problems.append(
+                    Problem(where, f"{self.name}: expected {self.setting.expected}, got {forms.quoted(text)}")
+                )
         if len(problems) > before:
             return None
         return tuple(parsed) if self.setting.is_list else parsed[0]
@@ -145,162 +130,12 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.message}"
 
 
-def _quoted(text: str) -> str:
-    return f"'{printable(text, 80)}'" if text else "nothing"
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in _ON:
-        return True
-    if text.lower() in OFF:
-        return False
-    raise ValueError(text)
-
-
-def _integer(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise ValueError(text)
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not _SECONDS.fullmatch(text):
-        raise ValueError(text)
-    return float(text)
-
-
-def _processors(text: str) -> int:
-    return _integer(text) or len(os.sched_getaffinity(0))
-
-
-def _imports(text: str) -> int:
-    return min(_integer(text), _MAX_IMPORTS)
-
-
-def _connections(text: str) -> int:
-    return min(_integer(text) or _MAX_CONNECTIONS, _MAX_CONNECTIONS)
-
-
-def _size(text: str) -> int:
-    if _DECIMAL_SIZE.fullmatch(text):
-        raise ConfigError(
-            f"expected a size such as 512MiB or 1GiB, got {_quoted(text)}",
-            hint=f"Sizes are powers of two: write {printable(text)[:-1]}iB.",
-        )
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise ValueError(text)
-    size = int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
-    if not _MIN_MEMORY <= size < 1 << 50:
-        raise ConfigError(f"expected a size of at least 16MiB, got {_quoted(text)}")
-    return size
-
-
-def _size_text(size: int) -> str:
-    for unit, shift in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if not size % (1 << shift):
-            return f"{size >> shift}{unit}"
-    return str(size)
-
-
-def _watermark(text: str) -> float:
-    if not text or text.lower() in OFF:
-        return 0.0
-    match = _PERCENT.fullmatch(text)
-    return int(match[1]) / 100 if match else float(_size(text))
-
-
-def _watermark_text(value: float) -> str:
-    if value > 1:
-        return _size_text(int(value))
-    return f"{value * 100:.0f}%" if value else ""
-
-
-def _age(text: str) -> float:
-    if not text or text.lower() in OFF:
-        return 0.0
-    match = _AGE.fullmatch(text)
-    if not match:
-        raise ValueError(text)
-    return float(int(match[1]) * _UNITS[match[2] or "s"])
-
-
-def _age_text(value: float) -> str:
-    unit = next((unit for unit, seconds in _UNITS.items() if not value % seconds), "s")
-    return f"{value / _UNITS[unit]:.0f}{unit}" if value else ""
-
-
-def _absolute(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError(text)
-    return text
-
-
-def _path(text: str) -> Path:
-    return Path(_absolute(text))
-
-
-def _optional_path(text: str) -> str:
-    return "" if not text or text.lower() in OFF else _absolute(text)
-
-
-def _program(text: str) -> str:
-    if not text or text.lower() in OFF:
-        return ""
-    if not _PROGRAM.fullmatch(text):
-        raise ValueError(text)
-    return text
-
-
-def _user_name(text: str) -> str:
-    if text and not _USER.fullmatch(text):
-        raise ValueError(text)
-    return text
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(text)
-        return text
-
-    return parse
-
-
-def _registry(text: str) -> str:
-    # The parser of image references decides what a registry is, and how it is spelled inside the program.
-    if any(c in text for c in "@#/"):
-        raise ValueError(text)
-    try:
-        return Reference.parse(f"docker://{text}#image").registry
-    except InvalidReference:
-        raise ValueError(text) from None
-
-
-def _trusted(text: str) -> str:
-    from enroot_slurm.registry.reach import trusted_form  # noqa: PLC0415 - few sites have any
-
-    return trusted_form(text)
-
-
-def _boolean_text(value: object) -> str:
-    return "yes" if value else "no"
-
-
-def _number_text(value: float) -> str:
-    return f"{value:f}".rstrip("0").rstrip(".")
-
-
-def _policy(text: str) -> str:
-    return text if text in {"off", "auto"} else _absolute(text)
-
-
 def _several(key: str, variable: str, default: str, expected: str, parse: Callable[[str], str]) -> Setting:
     return Setting(key, variable, default, expected, parse, is_list=True)
 
 
 def _switch(key: str, variable: str, default: str) -> Setting:
-    return Setting(key, variable, default, _YES_NO, _boolean, _boolean_text, is_boolean=True)
+    return Setting(key, variable, default, _YES_NO, forms.boolean, forms.boolean_text, is_boolean=True)
 
 
 _A_PATH = "an absolute path"
@@ -314,65 +149,77 @@ _CERTS_DIRS = "~/.config/containers/certs.d,/etc/containers/certs.d,/etc/docker/
 SETTINGS: dict[str, Setting] = {
     setting.key: setting
     for setting in (
-        Setting("config_path", "ENROOT_CONFIG_PATH", "${XDG_CONFIG_HOME:-$HOME/.config}/enroot", _A_PATH, _path),
-        Setting("cache_path", "ENROOT_CACHE_PATH", "${XDG_CACHE_HOME:-$HOME/.cache}/enroot", _A_PATH, _path),
-        Setting("temp_path", "ENROOT_TEMP_PATH", "${TMPDIR:-/tmp}", _A_PATH, _path),
-        Setting("runtime_path", "ENROOT_RUNTIME_PATH", "${XDG_RUNTIME_DIR:-/run}/enroot", _A_PATH, _path),
-        Setting("gzip_program", "ENROOT_GZIP_PROGRAM", "", "a program: its name or absolute path", _program),
+        Setting("config_path", "ENROOT_CONFIG_PATH", "${XDG_CONFIG_HOME:-$HOME/.config}/enroot", _A_PATH, forms.path),
+        Setting("cache_path", "ENROOT_CACHE_PATH", "${XDG_CACHE_HOME:-$HOME/.cache}/enroot", _A_PATH, forms.path),
+        Setting("temp_path", "ENROOT_TEMP_PATH", "${TMPDIR:-/tmp}", _A_PATH, forms.path),
+        Setting("runtime_path", "ENROOT_RUNTIME_PATH", "${XDG_RUNTIME_DIR:-/run}/enroot", _A_PATH, forms.path),
+        Setting("gzip_program", "ENROOT_GZIP_PROGRAM", "", "a program: its name or absolute path", forms.program),
         Setting(
             "squash_options", "ENROOT_SQUASH_OPTIONS", "-comp lzo -noD", "options of mksquashfs", SquashOptions.parse
         ),
-        Setting("max_processors", "ENROOT_MAX_PROCESSORS", "$(nproc)", _A_NUMBER, _processors),
-        Setting("max_imports", "ENROOT_SLURM_MAX_IMPORTS", "2", _A_NUMBER, _imports),
-        Setting("max_connections", "ENROOT_MAX_CONNECTIONS", "10", _A_NUMBER, _connections),
-        Setting("max_download", "ENROOT_SLURM_MAX_DOWNLOAD", "100GiB", _A_SIZE, _size, _size_text),
-        Setting("max_unpacked", "ENROOT_SLURM_MAX_UNPACKED", "200GiB", _A_SIZE, _size, _size_text),
-        Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, _seconds, _number_text),
-        Setting("transfer_timeout", "ENROOT_TRANSFER_TIMEOUT", "0", _TIME, _seconds, _number_text),
-        Setting("import_timeout", "ENROOT_SLURM_IMPORT_TIMEOUT", "43200", _TIME, _seconds, _number_text),
-        Setting("min_rate", "ENROOT_SLURM_MIN_RATE", "4096", "bytes a second, as a whole number", _integer),
-        Setting("transfer_retries", "ENROOT_TRANSFER_RETRIES", "5", _A_NUMBER, _integer),
+        Setting("max_processors", "ENROOT_MAX_PROCESSORS", "$(nproc)", _A_NUMBER, forms.processors),
+        Setting("max_imports", "ENROOT_SLURM_MAX_IMPORTS", "2", _A_NUMBER, forms.imports),
+        Setting("max_connections", "ENROOT_MAX_CONNECTIONS", "10", _A_NUMBER, forms.connections),
+        Setting("max_download", "ENROOT_SLURM_MAX_DOWNLOAD", "100GiB", _A_SIZE, forms.size, forms.size_text),
+        Setting("max_unpacked", "ENROOT_SLURM_MAX_UNPACKED", "200GiB", _A_SIZE, forms.size, forms.size_text),
+        Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, forms.seconds, forms.number_text),
+        Setting("transfer_timeout", "ENROOT_TRANSFER_TIMEOUT", "0", _TIME, forms.seconds, forms.number_text),
+        Setting("import_timeout", "ENROOT_SLURM_IMPORT_TIMEOUT", "43200", _TIME, forms.seconds, forms.number_text),
+        Setting("min_rate", "ENROOT_SLURM_MIN_RATE", "4096", "bytes a second, as a whole number", forms.integer),
+        Setting("transfer_retries", "ENROOT_TRANSFER_RETRIES", "5", _A_NUMBER, forms.integer),
         _switch("allow_http", "ENROOT_ALLOW_HTTP", "no"),
-        Setting("squash_memory", "ENROOT_SLURM_SQUASH_MEMORY", "1GiB", _A_SIZE, _size, _size_text),
+        Setting("squash_memory", "ENROOT_SLURM_SQUASH_MEMORY", "1GiB", _A_SIZE, forms.size, forms.size_text),
         _switch("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes"),
-        Setting("shared_cache", "ENROOT_SLURM_SHARED_CACHE", "", _A_PATH, _optional_path),
-        Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", _user_name),
-        Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, _optional_path),
-        Setting("auth_file", "ENROOT_SLURM_AUTH_FILE", "", _A_PATH, _optional_path),
+        Setting("shared_cache", "ENROOT_SLURM_SHARED_CACHE", "", _A_PATH, forms.optional_path),
+        Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", forms.user_name),
+        Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, forms.optional_path),
+        Setting("auth_file", "ENROOT_SLURM_AUTH_FILE", "", _A_PATH, forms.optional_path),
         _several(
             *("credential_sources", "ENROOT_SLURM_CREDENTIAL_SOURCES", "netrc,docker", "netrc or docker"),
-            _choice("netrc", "docker"),
+            forms.choice("netrc", "docker"),
         ),
-        Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, _watermark, _watermark_text),
-        Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, _watermark, _watermark_text),
-        Setting("min_free", "ENROOT_SLURM_MIN_FREE", "", _AMOUNT, _watermark, _watermark_text),
-        Setting("cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", _age, _age_text),
-        Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, _seconds, _number_text),
-        Setting("tag_ttl", "ENROOT_SLURM_TAG_TTL", "0", _TIME, _seconds, _number_text),
+        Setting("cache_high", "ENROOT_SLURM_CACHE_HIGH", "", _AMOUNT, forms.watermark, forms.watermark_text),
+        Setting("cache_low", "ENROOT_SLURM_CACHE_LOW", "", _AMOUNT, forms.watermark, forms.watermark_text),
+        Setting("min_free", "ENROOT_SLURM_MIN_FREE", "", _AMOUNT, forms.watermark, forms.watermark_text),
+        Setting(
+            "cache_max_age", "ENROOT_SLURM_CACHE_MAX_AGE", "", "an age such as 30d or 12h", forms.age, forms.age_text
+        ),
+        Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, forms.seconds, forms.number_text),
+        Setting("tag_ttl", "ENROOT_SLURM_TAG_TTL", "0", _TIME, forms.seconds, forms.number_text),
         _switch("stale_tags", "ENROOT_SLURM_STALE_TAGS", "no"),
         _switch("locks", "ENROOT_SLURM_LOCKS", "yes"),
-        Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, _seconds, _number_text),
-        Setting("worker_timeout", "ENROOT_SLURM_WORKER_TIMEOUT", "30", _TIME, _seconds, _number_text),
+        Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, forms.seconds, forms.number_text),
+        Setting("worker_timeout", "ENROOT_SLURM_WORKER_TIMEOUT", "30", _TIME, forms.seconds, forms.number_text),
         _switch("credential_commands", "ENROOT_SLURM_CREDENTIAL_COMMANDS", "yes"),
-        Setting("run_path", "ENROOT_SLURM_RUN_PATH", "/run/enroot-slurm", _A_PATH, _path),
-        Setting("prolog_deadline", "ENROOT_SLURM_PROLOG_DEADLINE", "15", _TIME, _seconds, _number_text),
+        Setting("run_path", "ENROOT_SLURM_RUN_PATH", "/run/enroot-slurm", _A_PATH, forms.path),
+        Setting("prolog_deadline", "ENROOT_SLURM_PROLOG_DEADLINE", "15", _TIME, forms.seconds, forms.number_text),
         _switch("comment_requests", "ENROOT_SLURM_COMMENT_REQUESTS", "no"),
         _switch("hook_credential_commands", "ENROOT_SLURM_HOOK_CREDENTIAL_COMMANDS", "no"),
-        Setting("site_failure_wait", "ENROOT_SLURM_SITE_FAILURE_WAIT", "60", _TIME, _seconds, _number_text),
+        Setting("site_failure_wait", "ENROOT_SLURM_SITE_FAILURE_WAIT", "60", _TIME, forms.seconds, forms.number_text),
         Setting(
-            "on_site_failure", "ENROOT_SLURM_ON_SITE_FAILURE", "fail", "fail or continue", _choice("fail", "continue")
+            "on_site_failure",
+            "ENROOT_SLURM_ON_SITE_FAILURE",
+            "fail",
+            "fail or continue",
+            forms.choice("fail", "continue"),
         ),
-        Setting("on_node_failure", "ENROOT_SLURM_ON_NODE_FAILURE", "fail", "fail or drain", _choice("fail", "drain")),
-        Setting("ca_file", "ENROOT_SLURM_CA_FILE", "", _A_PATH, _optional_path),
-        _several(
-            "insecure_registries", "ENROOT_SLURM_INSECURE_REGISTRIES", "", "a registry: HOST or HOST:PORT", _registry
+        Setting(
+            "on_node_failure", "ENROOT_SLURM_ON_NODE_FAILURE", "fail", "fail or drain", forms.choice("fail", "drain")
         ),
-        _several("trusted_hosts", "ENROOT_SLURM_TRUSTED_HOSTS", "", "HOST, *.DOMAIN or ADDRESS/BITS", _trusted),
-        _several("certs_dirs", "ENROOT_SLURM_CERTS_DIRS", _CERTS_DIRS, _A_PATH, _absolute),
+        Setting("ca_file", "ENROOT_SLURM_CA_FILE", "", _A_PATH, forms.optional_path),
         _several(
-            "signature_policy", "ENROOT_SLURM_SIGNATURE_POLICY", "off", "off, auto or an absolute path", _policy
+            "insecure_registries",
+            "ENROOT_SLURM_INSECURE_REGISTRIES",
+            "",
+            "a registry: HOST or HOST:PORT",
+            forms.registry,
+        ),
+        _several("trusted_hosts", "ENROOT_SLURM_TRUSTED_HOSTS", "", "HOST, *.DOMAIN or ADDRESS/BITS", forms.trusted),
+        _several("certs_dirs", "ENROOT_SLURM_CERTS_DIRS", _CERTS_DIRS, _A_PATH, forms.absolute),
+        _several(
+            "signature_policy", "ENROOT_SLURM_SIGNATURE_POLICY", "off", "off, auto or an absolute path", forms.policy
         )._replace(narrows=True),
-        _several("verifier_dir", "ENROOT_SLURM_VERIFIER_DIR", "", _A_PATH, _absolute)._replace(narrows=True),
+        _several("verifier_dir", "ENROOT_SLURM_VERIFIER_DIR", "", _A_PATH, forms.absolute)._replace(narrows=True),
     )
 }
 
