@@ -1,7 +1,7 @@
-"""What a job has resolved: a tag is asked for once per job, and all its nodes use that answer.
+"""The tags that a job has resolved: a tag is asked for once per job, and all its nodes use that answer.
 
 ROOT/jobs/JOBID.RESTART/resolved-HASH.json    the manifest of one reference for one platform
-ROOT/tags/HASH.json                           what it was when anybody asked last, and when that was
+ROOT/tags/HASH.json                           the last answer to any job, and its time
 """
 
 from __future__ import annotations

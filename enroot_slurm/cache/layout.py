@@ -1,4 +1,4 @@
-"""What the files of a cache are, by their names: only what has one of these names is counted, or ever removed.
+"""The files of a cache, by their names: only files with these names are counted, or ever removed.
 
     images/RECIPE/PLATFORM/ALGORITHM-HEX.sqsh .json .pin     image, sidecar, pin
     layers/RECIPE/ALGORITHM-HEX.sqsh .json                   layer, sidecar

@@ -1,9 +1,9 @@
-"""Who works on something, for those who wait for it: a file beside the lock, written anew every second.
+"""The status of a lock's holder, for processes that wait: a file beside the lock, written anew every second.
 
     ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received (bytes), since (seconds since 1970), beat
 
-What it says is for people.  For a program it counts only whether it changes: a process that is stopped, or hangs in a
-file system, has a lock but writes no more.
+Its content is for people.  Programs only check that it changes: a process that is stopped, or hangs in a file system,
+still has its lock but writes no more.
 """
 
 from __future__ import annotations

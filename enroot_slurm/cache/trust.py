@@ -1,4 +1,4 @@
-"""Whether others can change a cache: who serves an image that anybody could have written serves malware.
+"""Checks whether others can change a cache.  An image that anybody could have written may be malware.
 
 A cache is untamperable when each directory from ``/`` down to its entries belongs to root or to the owner of the
 cache, and nobody else may write to it.  A directory such as /tmp, which is root's and sticky, may be on the way: only

@@ -1,6 +1,7 @@
-"""Waiting for one's turn: all who wait for a lock try again after growing pauses, and none of them waits for ever.
+"""Waiting for locks: waiting processes try again after growing pauses, and none of them waits for ever.
 
-Who has waited too long, or sees no sign of life of the lock's holder, goes on without the lock: it only saves work.
+A process that has waited too long, or sees no heartbeat of the lock's holder, goes on without the lock: it only saves
+work.
 """
 
 from __future__ import annotations

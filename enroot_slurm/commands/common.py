@@ -1,4 +1,4 @@
-"""What all commands share: how they are declared, what they print, and where their progress goes."""
+"""Shared by all commands: their declaration, their output, and the place of their progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All checks in their order, each group as who it is about: what concerns a cache runs as the cache's owner."""
+"""All checks in their order, each group as the user that it concerns: checks of a cache run as the cache's owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registries: whether they answer, let us in, and have the same time."""
+"""Checks of registries: whether they answer, give access, and have the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings: what is wrong in which file, and whether hooks will see what users see."""
+"""Checks of the settings: the errors in each file, and whether hooks will see the same settings as users."""
 
 from __future__ import annotations
 

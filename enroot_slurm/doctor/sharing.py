@@ -1,6 +1,6 @@
 """Whether processes in one cache see each other's locks and files: tried, with the code that imports use.
 
-Locks only save work, so that one that does not lock is a warning.  Names are what is right or wrong: each must be given
+Locks only save work, so a lock that does not lock is a warning.  Names decide about correctness: each must be given
 once, and be seen by all.
 """
 

@@ -1,4 +1,4 @@
-"""Slurm: what in its configuration holds up imports, fails jobs or drains nodes (docs/slurm.md has the reasons)."""
+"""Checks of Slurm: lines of its configuration that delay imports, fail jobs or drain nodes (see docs/slurm.md)."""
 
 from __future__ import annotations
 

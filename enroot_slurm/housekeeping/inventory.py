@@ -1,7 +1,7 @@
-"""What is in a cache: images, layers, blobs and the rest, with sizes, times, pins and leases.
+"""The content of a cache: images, layers, blobs and the rest, with sizes, times, pins and leases.
 
-Only names and times are read, and what sidecars say; nothing is locked, so the picture is of a cache at work: what is
-removed because of it has to be looked at again.
+Only names, times and sidecars are read.  Nothing is locked, so the cache may change meanwhile: a file has to be looked
+at again before it is removed.
 """
 
 from __future__ import annotations

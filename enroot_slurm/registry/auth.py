@@ -9,9 +9,9 @@ Which credentials a token service is sent, when a registry names it as its realm
     else the entry of both                 if each has one, and both hold the same login and password
     else none                              with a warning that names the missing line
 
-So a secret goes only to whoever has it already or owns the name that it is for, and a registry gets no token by a login
-of another host.  What is asked for is never the registry's choice: the scope is always to pull the repository that the
-user has named, and scope, service and account in the realm's own query are dropped.
+So a secret goes only to a host that has it already, or that owns the name that it is for.  A registry gets no token by
+a login of another host.  A registry never chooses the request: the scope is always to pull the repository that the user
+has named.  Scope, service and account in the realm's own query are dropped.
 """
 
 from __future__ import annotations

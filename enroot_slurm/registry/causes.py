@@ -1,4 +1,4 @@
-"""Why a request got no answer: what requests and urllib3 wrap, in words that name the cause that is there."""
+"""Why a request got no answer: the errors that requests and urllib3 wrap, in words that name their cause."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The registry: a reference becomes a manifest, a descriptor becomes bytes (OCI distribution-spec 1.1, "Pull").
 
-Nothing here trusts a header about content: manifests are hashed as received, blobs are counted, and whoever takes a
-blob hashes it.
+Nothing here trusts a header about content: manifests are hashed as received, blobs are counted, and the caller hashes
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a registry's refusals mean, in words that say what to do."""
+"""The meaning of a registry's refusals, in words that say what to do."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which names of a layer show in the image, below the layers that are above it.
+"""Decides which names of a layer are visible in the image, below its upper layers.
 
-What an upper layer has hides the same name below it.  Whiteouts and opaque markers (OCI image-spec, layer.md) take
-effect on lower layers only.  Where an upper directory meets something else, lower layers no longer show through.
+A name in an upper layer hides the same name in lower layers.  Whiteouts and opaque markers (OCI image-spec, layer.md)
+take effect on lower layers only.  Where an upper directory meets something else, lower layers no longer show through.
 This is what overlayfs does with the layers that `enroot import` unpacks.
 """
 

@@ -1,12 +1,12 @@
-"""What a node knows about the images of a job: from the prolog to its steps.
+"""The record of a job's images on a node: from the prolog to its steps.
 
     /run/enroot-slurm/JOB.RESTART.json     JSON, a line each: which doors were used (by root), what is asked for, then
                                            each result as it comes
 
-Root makes the file, and gives the descriptor to the worker, who holds a lock on it (flock) until all is done: a step
-that finds it locked waits; one that finds it free and without its image knows that the worker has died.  Lines are
-only appended.  The file is the job's user's, so nobody else learns what a job runs; root never reads it, and the
-directory is root's, so that nobody can put something else in its place.
+Root makes the file, and gives the descriptor to the worker.  The worker holds a lock on it (flock) until all is done.
+A step that finds it locked waits; a step that finds it free and without its image knows that the worker has died.
+Lines are only appended.  The file belongs to the job's user, so no other user learns which images a job runs.  Root
+never reads it.  The directory is root's, so nobody can put another file in its place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker of a hook may take: an image that makes it take more is refused, and the node lives on.
+"""Limits of memory and processor time for a hook's worker: an image that exceeds them is refused.
 
 The kernel signals every second beyond the processor's time, so that one error that is lost is not the last.
 

@@ -1,4 +1,4 @@
-"""How far the import for a job is: a file that whoever works on it writes, and the one text that is made of it.
+"""The progress of an import for a job: a file that the importing process writes, and the text that is made of it.
 
     CACHE/jobs/JOBID.RESTART/import-HASH.json    JSON: node, step, uri, phase, received and expected (bytes),
                                                  rate (bytes per second)

@@ -1,4 +1,4 @@
-"""What a step does to have its images: it reads what the prolog has noted, waits for it, or gets the image itself.
+"""How a step gets its images: it reads the prolog's record, waits for the prolog, or gets the image itself.
 
     python3 -I -m enroot_slurm.slurm.step [--now | --check | --tell] [TEXT]
 
