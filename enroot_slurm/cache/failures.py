@@ -53,7 +53,7 @@ class KnownFailure(NamedTuple):
     host: str
     pid: int
     credentials: str
-    """What they were, as `Failures` was told."""
+    """The state of the credentials, as `Failures` was told."""
     time: float
     """Seconds since 1970."""
 

@@ -44,7 +44,7 @@ class Unusable(StorageError):
 
 
 class Sidecar(NamedTuple):
-    """What is known of an image."""
+    """The description of an image."""
 
     uri: str
     """The image's name as its /etc/rc has it."""

@@ -61,7 +61,7 @@ def write_resolved(place: CacheDirectory, key: str, uri: str, digest: Digest) ->
 
 
 def read_tag(root: Path, key: str, owners: set[int]) -> tuple[Digest, float] | None:
-    """What *key* was resolved to last, and when (seconds since 1970)."""
+    """The last answer for *key*, and its time (seconds since 1970)."""
     with contextlib.suppress(OSError, Untrusted, ValueError, LookupError, TypeError, IntegrityError):
         fields = json.loads(read_trusted(_tag_path(root, key), owners, _MAX_RECORD))
         return Digest.parse(fields["digest"]), float(fields["time"])

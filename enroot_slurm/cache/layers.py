@@ -35,7 +35,7 @@ _READ = 1 << 20
 
 
 class LayerSidecar(NamedTuple):
-    """What is known of a layer's image."""
+    """The description of a layer's image."""
 
     layer: str
     """The diff_id, so that nobody can pass off one layer as another by giving its files other names."""
@@ -120,7 +120,7 @@ class CachedLayer(NamedTuple):
 
     @property
     def sidecar(self) -> Path:
-        """What says which file was published."""
+        """The path of its `LayerSidecar`, which identifies the published file."""
         return self.path.with_suffix(".json")
 
     @property

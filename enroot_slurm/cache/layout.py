@@ -64,7 +64,7 @@ _LOCKS = (
 
 
 def kind_of(path: str) -> str | None:
-    """What the file *path*, relative to the cache, is by its name; None: it is not ours."""
+    """The kind of the file *path*, relative to the cache, by its name; None: it is not ours."""
     # By the directory first: a large cache has hundreds of thousands of names. Temporaries are anywhere.
     first = f"{path.partition('/')[0]}/"
     for kind, pattern in _KINDS.items():

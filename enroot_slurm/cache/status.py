@@ -42,7 +42,7 @@ class Holder(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """What the file *path* says; None if that is nothing that can be understood."""
+        """The content of the file *path*; None if it has another form."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

@@ -147,7 +147,7 @@ def _reason(status: os.stat_result, owners: set[int], links: int) -> str:
 
 
 def read_trusted(path: Path, owners: set[int], limit: int) -> bytes:
-    """What is in *path*.  Raises: Untrusted, also when there are more than *limit* bytes; OSError."""
+    """The content of *path*.  Raises: Untrusted, also for more than *limit* bytes; OSError."""
     with open_trusted(path, owners, links=2) as file:
         content = file.read(limit + 1)
     if len(content) > limit:

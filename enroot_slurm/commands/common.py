@@ -111,7 +111,7 @@ class Commands:
 
 @contextlib.contextmanager
 def progress(options: argparse.Namespace) -> Iterator[Progress]:
-    """Whom the command tells about its progress: stderr, unless ``--quiet`` was given."""
+    """The progress of the command: on stderr, unless ``--quiet`` was given."""
     from enroot_slurm.commands.display import Display  # noqa: PLC0415
     from enroot_slurm.progress import Progress  # noqa: PLC0415
 

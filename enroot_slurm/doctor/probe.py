@@ -72,7 +72,7 @@ def _answer(hand: _Hand, commands: BinaryIO, answers: Any) -> None:
 
 
 class _Hand:
-    """What the operations do; each returns what is to be answered.  Raises: OSError."""
+    """The operations; each returns its answer.  Raises: OSError."""
 
     def __init__(self, root: Path, myself: dict[str, Any], held: ExitStack) -> None:
         self.place = CacheDirectory(root)

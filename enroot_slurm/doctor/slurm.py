@@ -322,7 +322,7 @@ def _pyxis(pyxis: Plugin, plugins: list[Plugin], conf: SlurmConf) -> Iterator[Fi
 
 
 def _private(conf: SlurmConf, config: Config) -> Iterator[Finding]:
-    """What jobs have for themselves, and what Slurm shows to whom."""
+    """Checks directories that each job has for itself, and what Slurm shows to other users."""
     directories = private_directories(conf)
     found = False
     paths = {

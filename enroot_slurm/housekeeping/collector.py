@@ -71,7 +71,7 @@ class Removed(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a collection did, or would do."""
+    """The result of a collection, or of a dry run."""
 
     removed: tuple[Removed, ...]
     busy: int

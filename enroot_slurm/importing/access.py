@@ -29,7 +29,7 @@ _ALONE = re.compile(r"(?:docker://)?((?:[^@/#]*@)?[^@/#]+)[/#]?", re.ASCII)
 
 
 class Checked(NamedTuple):
-    """What came of a check."""
+    """The result of a check."""
 
     reference: Reference
     access: Access

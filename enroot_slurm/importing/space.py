@@ -42,7 +42,7 @@ _LEAST_SAMPLE = 1 << 20  # bytes of an image that is large enough to tell someth
 
 
 class _Need(NamedTuple):
-    """What is going to be written."""
+    """The sizes of the files that are going to be written."""
 
     download: int = 0
     """Bytes of blobs."""
@@ -107,7 +107,7 @@ def check_space(
 
 
 class _Estimate:
-    """What a conversion is going to write."""
+    """The sizes of the files that a conversion is going to write."""
 
     def __init__(self, layers: Sequence[Layer], lookup: Lookup, store: BlobStore, config: Config) -> None:
         self._lookup = lookup

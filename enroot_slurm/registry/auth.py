@@ -60,7 +60,7 @@ _SERVICES = {
 
 
 class Answer(NamedTuple):
-    """What a token service answered."""
+    """The answer of a token service."""
 
     status: int
     headers: Mapping[str, str]

@@ -352,7 +352,7 @@ class Repository:
         return self._logins.setdefault((registry, repository), made)
 
     def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:
-        """What the token service at *url* answers (auth.Ask)."""
+        """The answer of the token service at *url* (auth.Ask)."""
         try:
             if form is None:
                 response = self._http.get(url, {"Accept": "application/json"}, authorization)

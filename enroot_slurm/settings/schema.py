@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["OFF", "SETTINGS", "Assignment", "Problem", "Setting", "Value", "similar_setting", "similar_variable"]
 
 OFF = frozenset({"no", "n", "false", "f"})
-"""What enroot takes for unset, in lower case (enroot.in, config::fini)."""
+"""Values that enroot takes for unset, in lower case (enroot.in, config::fini)."""
 _ON = frozenset({"yes", "y", "true"})
 _MAX_CONNECTIONS = 64
 _MAX_IMPORTS = 1024
@@ -75,7 +75,7 @@ class Value(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What a source says about one setting.
+    """The value of one setting in a source.
 
     name      the setting as the source names it, for messages
     values    one, or the elements of a list
@@ -135,7 +135,7 @@ class Assignment(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong in a source, where, and what to do about it."""
+    """A problem in a source: what, where, and what to do about it."""
 
     where: str
     message: str

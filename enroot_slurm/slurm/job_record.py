@@ -61,7 +61,7 @@ class Failure(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a request: a file, or a failure."""
+    """The result of a request: a file, or a failure."""
 
     uri: str
     arch: str = ""
@@ -73,7 +73,7 @@ class Result(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is known now; made by `find`."""
+    """The present content of a record; made by `find`."""
 
     path: Path
     importing: bool
@@ -157,7 +157,7 @@ class Record(NamedTuple):
 
 
 def record(job: Job, *, config: Config | None = None) -> Record | None:
-    """What this node knows about the images of *job*, for its user and for root; None if no prolog has worked for it.
+    """This node's record of the images of *job*, for its user and for root; None if no prolog has worked for it.
 
     `Record.results` has a `Result` for each image that is there (its ``path`` and ``digest``) or not (its ``failure``,
     whose ``error()`` can be raised); ``importing`` says whether more will come.

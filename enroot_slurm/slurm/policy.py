@@ -37,7 +37,7 @@ HOLD = "holds the job"
 
 
 class Rule(NamedTuple):
-    """What is done about an error of class *error*, or one derived from it that has no rule of its own."""
+    """The treatment of errors of class *error*, and of derived classes without a rule of their own."""
 
     error: type[EnrootSlurmError]
     fault: str

@@ -325,7 +325,7 @@ def _file(config: Config, job: int, suffix: str) -> Path:
 
 
 def _owner(config: Config, job: int) -> dict[str, Any]:
-    """What `setup` has noted.  Raises: StorageError."""
+    """The note of `setup`.  Raises: StorageError."""
     try:
         fields = json.loads(_file(config, job, "json").read_bytes())
         return {"uid": int(fields["uid"]), "gid": int(fields["gid"])}
