@@ -254,6 +254,6 @@ def _written(root: Path, traces: Traces) -> Iterator[Finding]:
     else:
         yield ok("cache.clock", "the file system's clock agrees with this machine's")
     if can_share_blocks(directory, directory):
-        yield ok("cache.blocks", "files can share blocks (reflinks): images that share layers take little room")
+        yield ok("cache.blocks", "files can share blocks (reflinks): images that share layers take little space")
     else:
         yield ok("cache.blocks", "files can't share blocks (no reflinks): images are made by copying their layers")

@@ -65,7 +65,7 @@ def examine(wanted: Scope) -> Iterator[Finding]:
     if not wanted.network:
         yield skipped("registry.access", "registries are not asked (--no-network)")
     elif trouble:
-        yield skipped("registry.access", "registries are not asked, for it is not known who would ask them")
+        yield skipped("registry.access", "registries are not asked, because the user who would ask them is not known")
     else:
         yield from _apart("registry.access", partial(check_registries, config, wanted.registries), owner)
     yield from check_slurm(config)

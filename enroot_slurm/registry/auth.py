@@ -165,7 +165,7 @@ class Login:
             if self._token.credential:
                 self.anonymous = False
             elif self._without and not self._good:
-                self._warn(f"{self.problem}: going on without them, since the image can be read by anyone")
+                self._warn(f"{self.problem}: going on without them, because the image needs no login")
             self._good = True
             if authorization:
                 self._connections.accept(self.registry, self._repository, self._user, self._token)

@@ -92,7 +92,7 @@ def proxy_refusal(status: int, words: str, host: str, proxy: str) -> NetworkErro
         return Passing(text, hint=f"See {_VARIABLES}.", before=True)
     return NetworkError(
         text,
-        hint=f"Ask whoever runs the proxy to allow it; or, if none is needed, name the host in no_proxy ({proxy}).",
+        hint=f"Ask the proxy's administrator to allow it. If no proxy is needed, name the host in no_proxy ({proxy}).",
     )
 
 

@@ -257,7 +257,7 @@ def _import(requests: Iterable[_Request], doors: Doors, get: _Get) -> _Images:
     if len({r.text for r in requests if r.option and not doors.option(r)}) > 1:
         raise UsageError(
             f"{IMAGE_VARIABLE} can't tell the components' images apart",
-            hint="Without a plug-in of Slurm for images, start a step for each image.",
+            hint="Start a step for each image: this Slurm has no plug-in for images.",
         )
     if len({r.text for r in requests if doors.option(r) == _PYXIS}) > 1:
         raise UsageError(
