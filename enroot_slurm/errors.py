@@ -88,7 +88,7 @@ class EnrootSlurmError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        """What the user can do about it: a sentence, or empty."""
+        """A sentence that says what the user can do about it, or empty."""
 
     def __str__(self) -> str:
         return self.message
@@ -193,12 +193,12 @@ def printable(text: str | bytes, limit: int = 200) -> str:
 
 
 def shortage(error: OSError) -> str:
-    """What there is none left of, such as "no quota left" (of the user's, while others may have space); or empty."""
+    """The resource that is used up, such as "no quota left" (the user's, while others may have space); or empty."""
     return _SHORTAGES.get(error.errno or 0, "")
 
 
 def limit_hint(error: OSError) -> str:
-    """What to do about a limit of this process that *error* tells of; or empty."""
+    """The hint for a limit of this process that *error* reports; or empty."""
     return _LIMITS.get(error.errno or 0, "")
 
 

@@ -1,4 +1,4 @@
-"""What an import tells while it works: a library call is silent unless it is given a `Progress`.
+"""Reports of a running import: a library call is silent unless it is given a `Progress`.
 
 Nothing is imported here: a hook that finds its image in the cache has nothing to tell, and loads this all the same.
 """

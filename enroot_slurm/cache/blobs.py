@@ -1,13 +1,13 @@
 """Blobs by digest: fetched once on all processes, hashed while they stream in, published by rename.
 
     ROOT/blobs/sha256/HEX             as received
-    ROOT/locks/blob-sha256-HEX.lock   who fetches
-    ROOT/tmp/                         what is not complete yet
+    ROOT/locks/blob-sha256-HEX.lock   held by the process that fetches the blob
+    ROOT/tmp/                         incomplete downloads
 
 Blobs of another cache, which is only read, count as well.
 
-A `Blob` can be read while it still grows, so that layers are converted while they download.  Who reads it to the end
-has read exactly the bytes of the digest, or got an error instead of the end.
+A `Blob` can be read while it still grows, so that layers are converted while they download.  A reader that comes to the
+end has read exactly the bytes of the digest; otherwise it gets an error instead of the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Threads that share work with other processes: who can't get the lock of one task takes the next and comes back."""
+"""Threads that share work with other processes: a thread that can't lock one task takes the next and comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache directory as one process uses it: who else may read it, and how names are made that nobody else makes."""
+"""A cache directory as one process uses it: the modes of its files, and temporary names that no other process makes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What has just failed, so that an array of jobs with a typo asks the registry a handful of times, not a thousand.
+"""Recent failures, so that an array of jobs with a typo asks the registry a few times, not a thousand times.
 
     ROOT/failures/HASH.json     the error that one reference for one platform met last
 
-Only what everyone would meet is remembered: that an image does not exist, is refused or damaged; not a full disk.  A
-registry that does not answer is remembered for seconds, so that nodes do not wait for it one after the other.  What may
-depend on credentials counts for as long as the file of these is the one that it was met with.
+Only failures that every process would meet are kept: an image that does not exist, is refused or damaged; not a full
+disk.  A registry that does not answer is remembered for seconds, so that nodes do not wait for it one after the other.
+A failure that may depend on credentials counts until the file with them changes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class KnownFailure(NamedTuple):
     host: str
     pid: int
     credentials: str
-    """What they were, as `Failures` was told."""
+    """The state of the credentials, as `Failures` was told."""
     time: float
     """Seconds since 1970."""
 

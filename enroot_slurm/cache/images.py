@@ -1,11 +1,11 @@
-"""Images by what they were made of: complete or absent, and handed out only as they were published.
+"""Images by the digest of their manifest: complete or absent, and handed out only as they were published.
 
     ROOT/images/RECIPE/PLATFORM/sha256-HEX.sqsh   HEX is the digest of the manifest for that platform
-    ROOT/images/RECIPE/PLATFORM/sha256-HEX.json   what is known of that file: its `Sidecar`
-    ROOT/locks/image-RECIPE-PLATFORM-HEX.lock     who makes it
+    ROOT/images/RECIPE/PLATFORM/sha256-HEX.json   the description of that file: its `Sidecar`
+    ROOT/locks/image-RECIPE-PLATFORM-HEX.lock     held by the process that makes it
 
-The sidecar gets its name before the image does.  Who looks in between finds no image; and when two make the same one
-because locks do nothing, whoever names its sidecar first names the image.
+The sidecar gets its name before the image does.  In between, other processes find no image.  Two processes may make the
+same image because locks do nothing; then the process that names its sidecar first names the image.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Unusable(StorageError):
 
 
 class Sidecar(NamedTuple):
-    """What is known of an image."""
+    """The description of an image."""
 
     uri: str
     """The image's name as its /etc/rc has it."""

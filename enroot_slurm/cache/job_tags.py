@@ -1,7 +1,7 @@
-"""What a job has resolved: a tag is asked for once per job, and all its nodes use that answer.
+"""The tags that a job has resolved: a tag is asked for once per job, and all its nodes use that answer.
 
 ROOT/jobs/JOBID.RESTART/resolved-HASH.json    the manifest of one reference for one platform
-ROOT/tags/HASH.json                           what it was when anybody asked last, and when that was
+ROOT/tags/HASH.json                           the last answer to any job, and its time
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write_resolved(place: CacheDirectory, key: str, uri: str, digest: Digest) ->
 
 
 def read_tag(root: Path, key: str, owners: set[int]) -> tuple[Digest, float] | None:
-    """What *key* was resolved to last, and when (seconds since 1970)."""
+    """The last answer for *key*, and its time (seconds since 1970)."""
     with contextlib.suppress(OSError, Untrusted, ValueError, LookupError, TypeError, IntegrityError):
         fields = json.loads(read_trusted(_tag_path(root, key), owners, _MAX_RECORD))
         return Digest.parse(fields["digest"]), float(fields["time"])

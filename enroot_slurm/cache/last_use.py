@@ -1,8 +1,8 @@
-"""When an image was used last: the time of its sidecar, which nothing else needs.
+"""The time when an image was used last: the time of its sidecar, which nothing else needs.
 
-A hit must cost next to nothing, and file systems without access times (noatime) are common.  So whoever may write the
-cache sets that time, at most once an hour; for all others (users of the site's cache, readers of layers and blobs)
-there is the access time, for what it is worth.
+A hit must cost next to nothing, and file systems without access times (noatime) are common.  So processes that may
+write the cache set that time, at most once an hour.  For all others (users of the site's cache, readers of layers and
+blobs) only the access time counts, if the file system keeps it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Layer images by what is in them: made once, and joined into every image that has the layer.
+"""Layer images by their content: made once, and joined into every image that has the layer.
 
     ROOT/layers/RECIPE/sha256-HEX.sqsh    one layer as squashfs; HEX is its diff_id
     ROOT/layers/RECIPE/sha256-HEX.json    its `LayerSidecar`, written before the image gets its name
-    ROOT/locks/layer-RECIPE-HEX.lock      who makes it
+    ROOT/locks/layer-RECIPE-HEX.lock      held by the process that makes it
 
-A layer is known by its diff_id, not by its blob's digest: what it is compressed with makes no difference here.
+A layer is known by its diff_id, not by its blob's digest: the compression of the blob makes no difference here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _READ = 1 << 20
 
 
 class LayerSidecar(NamedTuple):
-    """What is known of a layer's image."""
+    """The description of a layer's image."""
 
     layer: str
     """The diff_id, so that nobody can pass off one layer as another by giving its files other names."""
@@ -120,7 +120,7 @@ class CachedLayer(NamedTuple):
 
     @property
     def sidecar(self) -> Path:
-        """What says which file was published."""
+        """The path of its `LayerSidecar`, which identifies the published file."""
         return self.path.with_suffix(".json")
 
     @property

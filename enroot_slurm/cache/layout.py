@@ -1,4 +1,4 @@
-"""What the files of a cache are, by their names: only what has one of these names is counted, or ever removed.
+"""The files of a cache, by their names: only files with these names are counted, or ever removed.
 
     images/RECIPE/PLATFORM/ALGORITHM-HEX.sqsh .json .pin     image, sidecar, pin
     layers/RECIPE/ALGORITHM-HEX.sqsh .json                   layer, sidecar
@@ -64,7 +64,7 @@ _LOCKS = (
 
 
 def kind_of(path: str) -> str | None:
-    """What the file *path*, relative to the cache, is by its name; None: it is not ours."""
+    """The kind of the file *path*, relative to the cache, by its name; None: it is not ours."""
     # By the directory first: a large cache has hundreds of thousands of names. Temporaries are anywhere.
     first = f"{path.partition('/')[0]}/"
     for kind, pattern in _KINDS.items():

@@ -58,7 +58,7 @@ class Lease(NamedTuple):
 
 
 def lease_key(image: str) -> str:
-    """What stands for the *image*, a path below the cache, in the names of its leases."""
+    """The word for the *image*, a path below the cache, in the names of its leases."""
     return hash_of_text(image, _KEY_LENGTH)
 
 

@@ -1,10 +1,10 @@
-"""Who works on something, for those who wait for it: a file beside the lock, written anew every second.
+"""The status of a lock's holder, for processes that wait: a file beside the lock, written anew every second.
 
     ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received and left (bytes),
                               since (seconds since 1970), beat
 
-What it says is for people.  For a program it counts whether it changes, since a process that is stopped, or hangs in a
-file system, has a lock but writes no more; and how fast its downloads are.
+Its content is for people.  Programs check that it changes, and how fast the downloads are: a process that is stopped, or
+hangs in a file system, still has its lock but writes no more.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Holder(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """What the file *path* says; None if that is nothing that can be understood."""
+        """The content of the file *path*; None if it has another form."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

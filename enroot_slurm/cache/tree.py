@@ -74,7 +74,7 @@ class Tree:
         return []
 
     def read(self, entry: CacheFile, limit: int) -> bytes:
-        """What is in the file, if it is still the one that was listed.
+        """The content of the file, if it is still the one that was listed.
 
         Raises: ValueError, when it is more than *limit* bytes; OSError.
         """

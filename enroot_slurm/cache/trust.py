@@ -1,4 +1,4 @@
-"""Whether others can change a cache: who serves an image that anybody could have written serves malware.
+"""Checks whether others can change a cache.  An image that anybody could have written may be malware.
 
 A cache is untamperable when each directory from ``/`` down to its entries belongs to root or to the owner of the
 cache, and nobody else may write to it.  A directory such as /tmp, which is root's and sticky, may be on the way: only
@@ -147,7 +147,7 @@ def _reason(status: os.stat_result, owners: set[int], links: int) -> str:
 
 
 def read_trusted(path: Path, owners: set[int], limit: int) -> bytes:
-    """What is in *path*.  Raises: Untrusted, also when there are more than *limit* bytes; OSError."""
+    """The content of *path*.  Raises: Untrusted, also for more than *limit* bytes; OSError."""
     with open_trusted(path, owners, links=2) as file:
         content = file.read(limit + 1)
     if len(content) > limit:

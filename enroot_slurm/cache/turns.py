@@ -1,8 +1,8 @@
-"""Waiting for one's turn: all who wait for a lock try again after growing pauses, and none of them waits for ever.
+"""Waiting for locks: waiting processes try again after growing pauses, and none of them waits for ever.
 
-Who has waited too long goes on without the lock: it only saves work.  Who sees no sign of life of the lock's holder, or
-sees it download so slowly that it keeps others from what they could have, passes it over: one of those does the work,
-and the others wait for that one.  For anybody can name a good image and serve it slowly.
+A process that has waited too long goes on without the lock: it only saves work.  A process that sees no heartbeat of the
+lock's holder, or sees it download too slowly, passes it over: one of the waiting processes does the work, and the others
+wait for that one.  For anybody can name a good image and serve it slowly.
 """
 
 from __future__ import annotations

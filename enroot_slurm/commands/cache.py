@@ -106,7 +106,7 @@ class _Cache(NamedTuple):
 
     @property
     def owner(self) -> Identity | None:
-        """Whom root has to become for what it does to the cache."""
+        """The user that root has to become for its work on the cache."""
         from enroot_slurm.housekeeping.as_owner import owner_identity  # noqa: PLC0415
 
         return owner_identity(self.root, self.config.cache_user if self.is_shared else "")

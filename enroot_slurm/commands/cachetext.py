@@ -1,4 +1,4 @@
-"""What the commands of ``cache`` print: tables for people, JSON for programs."""
+"""The output of the ``cache`` commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 

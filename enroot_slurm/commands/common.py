@@ -1,4 +1,4 @@
-"""What all commands share: how they are declared, what they print, and where their progress goes."""
+"""Shared by all commands: their declaration, their output, and the place of their progress."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Commands:
 
 @contextlib.contextmanager
 def progress(options: argparse.Namespace) -> Iterator[Progress]:
-    """Whom the command tells about its progress: stderr, unless ``--quiet`` was given."""
+    """The progress of the command: on stderr, unless ``--quiet`` was given."""
     from enroot_slurm.commands.display import Display  # noqa: PLC0415
     from enroot_slurm.progress import Progress  # noqa: PLC0415
 

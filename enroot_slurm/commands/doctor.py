@@ -1,4 +1,4 @@
-"""``doctor``: what is wrong here, and what to do about it."""
+"""``doctor``: finds problems, and says what to do about them."""
 
 from __future__ import annotations
 

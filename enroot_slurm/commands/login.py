@@ -63,7 +63,7 @@ def _login(options: argparse.Namespace) -> int:
     login, secret = _ask(reference, stdin=options.password_stdin)
     checked = try_login(reference._replace(user=login), login, secret, config, _warn(options))
     if not checked.access.used:
-        tell(f"enroot-slurm: {checked.name} lets anyone in, and did not look at the login")
+        tell(f"enroot-slurm: {checked.name} allows anonymous access, and did not check the login")
     replaced = put_line(file, reference.registry, login, secret)
     if "netrc" not in config.credential_sources:
         tell("enroot-slurm: the setting credential_sources leaves netrc out: imports do not read that file")

@@ -234,7 +234,7 @@ def _is_quiet(options: list[Option]) -> bool:
 
 
 def _help_of(program: str) -> str:
-    """What ``PROGRAM --help`` prints; empty if it fails."""
+    """The output of ``PROGRAM --help``; empty if it fails."""
     try:
         result = subprocess.run([program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError:

@@ -220,7 +220,7 @@ def _room(cache: Cache, there: Path) -> Iterator[Finding]:
 
 
 def _shared_use(cache: Cache) -> Iterator[Finding]:
-    """What two processes can do in the cache at once."""
+    """Checks whether two processes can use the cache at once."""
     try:
         traces = Traces.make(cache.root)
     except EnrootSlurmError as cause:
@@ -240,7 +240,7 @@ def _shared_use(cache: Cache) -> Iterator[Finding]:
 
 
 def _written(root: Path, traces: Traces) -> Iterator[Finding]:
-    """What a new file tells: the file system's clock, and whether it can share blocks.  Raises: OSError."""
+    """Checks by a new file: the file system's clock, and whether it can share blocks.  Raises: OSError."""
     directory = root / traces.directory
     before = time.time()
     CacheDirectory(root).write(directory / "clock", b"x")
@@ -254,6 +254,6 @@ def _written(root: Path, traces: Traces) -> Iterator[Finding]:
     else:
         yield ok("cache.clock", "the file system's clock agrees with this machine's")
     if can_share_blocks(directory, directory):
-        yield ok("cache.blocks", "files can share blocks (reflinks): images that share layers take little room")
+        yield ok("cache.blocks", "files can share blocks (reflinks): images that share layers take little space")
     else:
         yield ok("cache.blocks", "files can't share blocks (no reflinks): images are made by copying their layers")

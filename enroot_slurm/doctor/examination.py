@@ -1,4 +1,4 @@
-"""All checks in their order, each group as who it is about: what concerns a cache runs as the cache's owner."""
+"""All checks in their order, each group as the user that it concerns: checks of a cache run as the cache's owner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DEADLINE = 120.0  # seconds for a group of checks
 
 
 class Scope(NamedTuple):
-    """What is to be examined besides the rest."""
+    """Further things to examine."""
 
     nodes: str = ""
     """A number of nodes or a list, as srun takes them; empty: none."""
@@ -65,7 +65,7 @@ def examine(wanted: Scope) -> Iterator[Finding]:
     if not wanted.network:
         yield skipped("registry.access", "registries are not asked (--no-network)")
     elif trouble:
-        yield skipped("registry.access", "registries are not asked, for it is not known who would ask them")
+        yield skipped("registry.access", "registries are not asked, because the user who would ask them is not known")
     else:
         yield from _apart("registry.access", partial(check_registries, config, wanted.registries), owner)
     yield from check_slurm(config)
@@ -86,7 +86,7 @@ def _caches(config: Config) -> tuple[list[Cache], Identity | None, list[Finding]
 
 
 def _apart(name: str, check: Callable[[], Iterator[Finding]], identity: Identity | None) -> Iterator[Finding]:
-    """What *check*, called *name*, finds in a process of its own, which may hang, as *identity* (None: this user)."""
+    """The findings of *check*, called *name*, in an own process, which may hang, as *identity* (None: this user)."""
     try:
         yield from _found(check, identity)
     except WorkerFailed as cause:
@@ -110,7 +110,7 @@ def _no_answer(check: str, what: str) -> Finding:
 
 
 def _on_nodes(cache: Cache, identity: Identity | None, nodes: str) -> Iterator[Finding]:
-    """What processes on *nodes* find out about *cache* with each other.  Root starts them; each becomes the owner."""
+    """The findings of processes on *nodes* that use *cache* together.  Root starts them; each becomes the owner."""
     try:
         traces = Traces(*_call(identity, lambda: Traces.make(cache.root)))
     except EnrootSlurmError as cause:
@@ -130,5 +130,5 @@ def _on_nodes(cache: Cache, identity: Identity | None, nodes: str) -> Iterator[F
 
 
 def _call(identity: Identity | None, function: Callable[[], Any]) -> Any:
-    """What *function* returns, called as *identity*; None: as this user."""
+    """The result of *function*, called as *identity*; None: as this user."""
     return run(function, identity, deadline=_DEADLINE) if identity else function()

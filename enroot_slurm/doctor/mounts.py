@@ -25,7 +25,7 @@ _NOT_COHERENT = (
 
 
 def check_mount(mount: Mount, title: str, *, shared: bool, writes: bool) -> Iterator[Finding]:
-    """What is to be known about a cache on *mount*.
+    """The properties of *mount* that matter to a cache on it.
 
     title   what it is, for people
     shared  it is the site's
@@ -55,7 +55,7 @@ def check_mount(mount: Mount, title: str, *, shared: bool, writes: bool) -> Iter
 
 
 def _locks(mount: Mount) -> tuple[str, str] | None:
-    """What is wrong with the locks of *mount* by its options, and what to do; None if nothing is, by these."""
+    """The problem of locks on *mount* that its options show, and what to do; None without one."""
     kind, options = mount.kind, mount.options
     if kind in {"nfs", "nfs4"} and ("nolock" in options or mount.option("local_lock") in {"all", "flock"}):
         named = "nolock" if "nolock" in options else f"local_lock={mount.option('local_lock')}"

@@ -1,4 +1,4 @@
-"""One process that does in a cache what imports do there, on command: the hand of team.py on some node.
+"""A process that does the steps of imports in a cache, on command of team.py, which starts it on some node.
 
 It reads lines ``WHO OP ARGUMENT...`` from its standard input, where WHO is its own number or ``*``, and answers each
 with a line of JSON.  It ends with its input.
@@ -72,7 +72,7 @@ def _answer(hand: _Hand, commands: BinaryIO, answers: Any) -> None:
 
 
 class _Hand:
-    """What the operations do; each returns what is to be answered.  Raises: OSError."""
+    """The operations; each returns its answer.  Raises: OSError."""
 
     def __init__(self, root: Path, myself: dict[str, Any], held: ExitStack) -> None:
         self.place = CacheDirectory(root)

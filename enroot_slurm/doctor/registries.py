@@ -1,4 +1,4 @@
-"""Registries: whether they answer, let us in, and have the same time."""
+"""Checks of registries: whether they answer, give access, and have the same time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def _check(name: str, config: Config, *, wanted: bool) -> Iterator[Finding]:
         source = config.origins[which]
         yield warning(
             "registry.tls",
-            f"{reference.registry} is asked over http (setting {which} [{source}]): who is between can change images",
+            f"{reference.registry} is asked over http (setting {which} [{source}]): "
+            "others on the network can change images",
             "Digests protect only images that are named by digest. Give the registry a certificate.",
         )
 

@@ -1,4 +1,4 @@
-"""The settings: what is wrong in which file, and whether hooks will see what users see."""
+"""Checks of the settings: the errors in each file, and whether hooks will see the same settings as users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["check_credentials", "check_settings", "load"]
 
 _COMMON = ("shared_cache", "cache_user", "squash_options", "run_path")
-"""What hooks and users have to agree on."""
+"""Settings on which hooks and users have to agree."""
 _REFERENCE = "docs/configuration.md has all settings, and what they may be."
 
 
@@ -54,7 +54,7 @@ def _problems(check: str, wrong: ConfigError) -> list[Finding]:
 
 
 def check_settings(config: Config | None, known: list[Finding]) -> Iterator[Finding]:
-    """What hooks that root starts will see: the site's file alone; problems that are *known* are not told again."""
+    """The settings that hooks of root will see: the site's file alone; *known* problems are not repeated."""
     told = {finding.message for finding in known}
     named = os.environ.get("ENROOT_SLURM_SITE_CONFIG")
     if named and Path(named) != SITE_FILE:
@@ -106,7 +106,7 @@ def check_credentials(config: Config) -> Iterator[Finding]:
 
 
 def _logins(file: Path, read: Callable[[], LoginFile | None]) -> Generator[Finding, None, bool]:
-    """What there is to say about one *file*; whether it is there."""
+    """The findings about one *file*; returns whether it is there."""
     try:
         logins = read()
     except EnrootSlurmError as wrong:

@@ -1,6 +1,6 @@
 """Whether processes in one cache see each other's locks and files: tried, with the code that imports use.
 
-Locks only save work, so that one that does not lock is a warning.  Names are what is right or wrong: each must be given
+Locks only save work, so a lock that does not lock is a warning.  Names decide about correctness: each must be given
 once, and be seen by all.
 """
 
@@ -33,7 +33,7 @@ _SKEW = 5.0  # seconds
 
 
 class Traces(NamedTuple):
-    """What a check leaves in the cache *root* until it is over."""
+    """The files of a check in the cache *root*, until it is over."""
 
     root: str
     directory: str
@@ -113,7 +113,7 @@ def check_nodes(team: Team, uid: int) -> Iterator[Finding]:
 
 
 def _settings(members: Sequence[Member]) -> Iterator[Finding]:
-    """What the site's file says on the nodes, compared with this machine's."""
+    """The settings of the site's file on the nodes, compared with this machine's."""
     ours, differ = site_settings(), False
     for member in members:
         theirs = {str(key): str(value) for key, value in dict(member.said["settings"]).items()}
@@ -130,7 +130,7 @@ def _settings(members: Sequence[Member]) -> Iterator[Finding]:
 
 
 def check_team(team: Team, traces: Traces, group: str, *, locks: bool) -> Iterator[Finding]:
-    """What the members of *team* see of each other; *locks* is the setting."""
+    """Checks whether the members of *team* see each other's locks and files; *locks* is the setting."""
     if len(team.members) < 2:
         return
     yield from _exclusion(team, traces.lock, group, locks=locks)

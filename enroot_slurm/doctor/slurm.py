@@ -1,4 +1,4 @@
-"""Slurm: what in its configuration holds up imports, fails jobs or drains nodes (docs/slurm.md has the reasons)."""
+"""Checks of Slurm: lines of its configuration that delay imports, fail jobs or drain nodes (see docs/slurm.md)."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def _pyxis(pyxis: Plugin, plugins: list[Plugin], conf: SlurmConf) -> Iterator[Fi
 
 
 def _private(conf: SlurmConf, config: Config) -> Iterator[Finding]:
-    """What jobs have for themselves, and what Slurm shows to whom."""
+    """Checks directories that each job has for itself, and what Slurm shows to other users."""
     directories = private_directories(conf)
     found = False
     paths = {

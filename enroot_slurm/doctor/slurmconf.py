@@ -88,7 +88,7 @@ class Plugin(NamedTuple):
 
 
 def ask_scontrol() -> str | None:
-    """What ``scontrol show config`` prints; None where there is no scontrol.  Raises: OSError, with the reason."""
+    """The output of ``scontrol show config``; None where there is no scontrol.  Raises: OSError, with the reason."""
     program = shutil.which("scontrol")
     if program is None:
         return None

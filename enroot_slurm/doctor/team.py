@@ -39,7 +39,7 @@ class Member(NamedTuple):
     who: str
     node: str
     said: dict[str, Any]
-    """What it has answered to ``hello``."""
+    """Its answer to ``hello``."""
 
 
 class Team:
@@ -111,7 +111,7 @@ class Team:
             self.members.append(Member(who, printable(str(fields["node"]), 64), fields))
 
     def ask(self, members: Iterable[Member], op: str, *arguments: str) -> dict[str, dict[str, Any]]:
-        """What *members* answer to *op*, by `Member.who`; all are asked before one has to answer.
+        """The answers of *members* to *op*, by `Member.who`; all are asked before one has to answer.
 
         Raises: WorkerFailed, when one does not, or says that it can't.
         """
@@ -176,7 +176,7 @@ class Team:
                 self._buffers[descriptor] += piece
 
     def _complaint(self) -> str:
-        """What the processes, or srun, have written to standard error, to be put behind a message."""
+        """The text that the processes, or srun, have written to standard error, to be put behind a message."""
         time.sleep(0.2)  # srun says it after its tasks' end
         self._messages.seek(0)
         text = " ".join(self._messages.read(_MAX_LINE).decode("utf-8", "replace").split())

@@ -34,7 +34,7 @@ _OPTIONAL = {
 
 
 def check_tools(config: Config | None) -> Iterator[Finding]:
-    """What there is; with *config*, whether it can do what the settings ask for."""
+    """The programs and libraries that are there; with *config*, whether they can do what the settings ask for."""
     yield ok(
         "tools.python",
         f"enroot-slurm {__version__}, Python {platform.python_version()}, {platform.machine()}",

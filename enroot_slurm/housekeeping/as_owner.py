@@ -1,7 +1,7 @@
 """Work on a cache as the user to whom it belongs, when root has asked for it.
 
-Root itself neither removes nor imports anything in a cache of somebody else: what others have put there could lead it
-astray, and what it wrote would be root's.
+Root itself neither removes nor imports anything in another user's cache: files of others could lead it astray, and new
+files would belong to root.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What is collected, in which order, and what never is.
+"""Collects garbage: the kinds of files, their order, and the files that always stay.
 
-1. Files that killed processes have left: old enough, their lock free, and nobody alive who could write them.
-2. What is kept for jobs that are not active any more: leases, records, the locks of their references.
-3. Halves of pairs, images that are not what was published, old failures.
-4. What nobody has used for the maximum age.
-5. While there is too much: what was used least recently, blobs before layers before images, down to the low watermark.
+1. Files that killed processes have left: old enough, their lock free, and no process alive that could write them.
+2. Files of jobs that are not active any more: leases, records, the locks of their references.
+3. Halves of pairs, images that differ from the published ones, old failures.
+4. Entries that nobody has used for the maximum age.
+5. Above the high watermark: the least recently used, blobs before layers before images, down to the low watermark.
 
-Never: leased and pinned images, what was used a moment ago, what somebody works on (its lock is held), and files whose
-names or kinds are not ours.  An image loses its name first, then leases are looked at once more: who leases an image
-and still finds it under its name keeps it (`leases.Leases.lease`).
+Never: leased and pinned images, entries that were used a moment ago, entries that a process works on (their lock is
+held), and files whose names or kinds are not ours.  An image loses its name first, then leases are looked at once more.
+A process that leases an image and then still finds it under its name keeps it (`leases.Leases.lease`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Removed(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a collection did, or would do."""
+    """The result of a collection, or of a dry run."""
 
     removed: tuple[Removed, ...]
     busy: int

@@ -1,7 +1,7 @@
-"""What is in a cache: images, layers, blobs and the rest, with sizes, times, pins and leases.
+"""The content of a cache: images, layers, blobs and the rest, with sizes, times, pins and leases.
 
-Only names and times are read, and what sidecars say; nothing is locked, so the picture is of a cache at work: what is
-removed because of it has to be looked at again.
+Only names, times and sidecars are read.  Nothing is locked, so the cache may change meanwhile: a file has to be looked
+at again before it is removed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Inventory", "Item", "inventory"]
 
 KINDS = ("blob", "layer", "image", "manifest")
-"""What is kept as long as there is room, in the order in which it goes."""
+"""The kinds that are kept as long as there is space, in the order of their removal."""
 _PAIR = 2  # a file and its sidecar
 
 
@@ -47,7 +47,7 @@ class Item(NamedTuple):
     complete: bool = True
     """Whether nothing is missing; of an image: and it is the one that was published."""
     sidecar: Sidecar | None = None
-    """What is known of a complete image."""
+    """The description of a complete image."""
     pinned: bool = False
     leases: tuple[Lease, ...] = ()
 
@@ -73,9 +73,9 @@ class Inventory(NamedTuple):
     """Seconds since 1970: when it was taken."""
     items: tuple[Item, ...]
     temporaries: tuple[CacheFile, ...]
-    """What is being written, or was when its process was killed."""
+    """Files that are being written, or were when their process was killed."""
     jobs: Mapping[str, list[CacheFile]]
-    """What is kept for jobs (``JOBID.RESTART``): leases and records."""
+    """Files of jobs (``JOBID.RESTART``): leases and records."""
     leases: tuple[Lease, ...]
     notes: tuple[CacheFile, ...]
     """Failures, where tags led to, and what processes tell of their work."""
@@ -98,7 +98,7 @@ class Inventory(NamedTuple):
 
 
 def inventory(root: Path) -> Inventory:
-    """What is in the cache *root*; what this process may not read is left out.  Raises: OSError."""
+    """The content of the cache *root*, without files that this process may not read.  Raises: OSError."""
     now = time.time()
     with Tree(root) as tree:
         found: dict[str, list[CacheFile]] = {}
@@ -172,7 +172,7 @@ def _images(tree: Tree, found: Mapping[str, list[CacheFile]], leases: Iterable[L
 
 
 def _sidecar(tree: Tree, image: CacheFile, sidecar: CacheFile) -> Sidecar | None:
-    """What is known of the *image*, if it is that one."""
+    """The description of the *image*, if it is that one."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         known = Sidecar.parse(tree.read(sidecar, MAX_SIDECAR))
         if (image.size, image.identity[-1]) == (known.size, known.mtime_ns):

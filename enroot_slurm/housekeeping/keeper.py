@@ -82,7 +82,7 @@ def limits_of(config: Config) -> Limits:
 
 
 class CacheKeeper:
-    """What the owner of the cache *root* can do with it."""
+    """The operations of the owner of the cache *root*."""
 
     def __init__(self, root: Path, config: Config) -> None:
         shared = bool(config.shared_cache) and Path(config.shared_cache) == root
@@ -110,7 +110,7 @@ class CacheKeeper:
         return active_jobs(of_all=self.place.public)
 
     def inventory(self) -> Inventory:
-        """What is in the cache.  Raises: StorageError."""
+        """The content of the cache.  Raises: StorageError."""
         try:
             return inventory(self.place.root)
         except OSError as error:

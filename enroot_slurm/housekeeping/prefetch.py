@@ -24,7 +24,7 @@ __all__ = ["Outcome", "prefetch"]
 
 
 class Outcome(NamedTuple):
-    """What became of an image."""
+    """The result for an image."""
 
     wanted: ListedImage
     image: CachedImage | None
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 def prefetch(
     wanted: Iterable[ListedImage], *, config: Config, progress: Progress, events: Events | None = None
 ) -> list[Outcome]:
-    """What became of each *wanted* image: in the cache now, or the error that was in the way."""
+    """The result for each *wanted* image: in the cache now, or the error."""
     outcomes = []
     events = events or Events.open(config.run_path)
     with Client(config) as client:

@@ -1,4 +1,4 @@
-"""Whether a registry lets this user in, and by which login: that which an import would use, or a new one."""
+"""Checks whether a registry gives access, and by which login: the one that an import would use, or a new one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALONE = re.compile(r"(?:docker://)?((?:[^@/#]*@)?[^@/#]+)[/#]?", re.ASCII)
 
 
 class Checked(NamedTuple):
-    """What came of a check."""
+    """The result of a check."""
 
     reference: Reference
     access: Access

@@ -1,4 +1,4 @@
-"""What many imports of one process share."""
+"""The things that many imports of one process share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A probe: an image of our own, converted as any other.  If even that fails, it is not the image that is to blame."""
+"""A probe: an image of our own, converted as any other.  If even that fails, the job's image is not to blame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image and its registry: which manifest is meant, who else asks for the same, and what became of it.
+"""One image and its registry: its manifest, other processes that ask for it, and its failures.
 
 A hit by tag needs no more than this; `enroot_slurm.importing.image_builder` makes images.
 """

@@ -1,8 +1,8 @@
-"""Whether what an import will write fits: asked before its layers are fetched.
+"""Checks that the files of an import will fit, before its layers are fetched.
 
-What is downloaded is known to the byte; what squashfs makes of it is an estimate, learnt from the images that are in
-the cache.  So an import is refused only when even half of the estimate is too much, and warned of otherwise.  A
-second look is taken before a refusal: at file systems that share blocks, and at what other processes write already.
+The size of downloads is known to the byte.  The size of squashfs images is an estimate, learnt from the images in the
+cache.  So an import is refused only if even half of the estimate is too much; otherwise there is a warning.  Before a
+refusal a second look is taken: at file systems that share blocks, and at files that other processes write already.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LEAST_SAMPLE = 1 << 20  # bytes of an image that is large enough to tell someth
 
 
 class _Need(NamedTuple):
-    """What is going to be written."""
+    """The sizes of the files that are going to be written."""
 
     download: int = 0
     """Bytes of blobs."""
@@ -107,7 +107,7 @@ def check_space(
 
 
 class _Estimate:
-    """What a conversion is going to write."""
+    """The sizes of the files that a conversion is going to write."""
 
     def __init__(self, layers: Sequence[Layer], lookup: Lookup, store: BlobStore, config: Config) -> None:
         self._lookup = lookup

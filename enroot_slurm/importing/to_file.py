@@ -28,7 +28,7 @@ __all__ = ["ImportResult", "import_image", "resolve_digest"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportResult:
-    """What an import has made."""
+    """The result of an import."""
 
     path: Path
     """The file, as an absolute path."""

@@ -1,1 +1,1 @@
-"""What an image is: immutable values, standard library only (OCI image specification 1.1)."""
+"""The parts of an image as immutable values; standard library only (OCI image specification 1.1)."""

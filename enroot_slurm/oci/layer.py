@@ -1,4 +1,4 @@
-"""What members of a layer mean: whiteouts (image-spec, layer.md), and the modes that enroot gives to files."""
+"""The meaning of a layer's members: whiteouts (image-spec, layer.md), and the modes that enroot gives to files."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _CONFIGS = _IMAGES | {"application/octet-stream", "application/json", "text/html
 
 
 class Descriptor(NamedTuple):
-    """What points to a blob: its media type, digest and size in bytes."""
+    """A descriptor of a blob: its media type, digest and size in bytes."""
 
     media_type: str
     digest: Digest

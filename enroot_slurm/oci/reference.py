@@ -112,7 +112,7 @@ class Reference(NamedTuple):
 
     @property
     def target(self) -> str:
-        """What the registry is asked for: the digest if there is one, else the tag."""
+        """The last part of a manifest's URL: the digest if there is one, else the tag."""
         return str(self.digest or self.tag)
 
     @property

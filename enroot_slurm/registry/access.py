@@ -8,7 +8,7 @@ __all__ = ["Access"]
 
 
 class Access(NamedTuple):
-    """What a registry said to the credentials that there are for it."""
+    """The answer of a registry to its credentials."""
 
     source: str
     """FILE:LINE of the credentials that were tried, or empty."""

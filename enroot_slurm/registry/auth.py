@@ -9,9 +9,9 @@ Which credentials a token service is sent, when a registry names it as its realm
     else the entry of both                 if each has one, and both hold the same login and password
     else none                              with a warning that names the missing line
 
-So a secret goes only to whoever has it already or owns the name that it is for, and a registry gets no token by a login
-of another host.  What is asked for is never the registry's choice: the scope is always to pull the repository that the
-user has named, and scope, service and account in the realm's own query are dropped.
+So a secret goes only to a host that has it already, or that owns the name that it is for.  A registry gets no token by
+a login of another host.  A registry never chooses the request: the scope is always to pull the repository that the user
+has named.  Scope, service and account in the realm's own query are dropped.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SERVICES = {
 
 
 class Answer(NamedTuple):
-    """What a token service answered."""
+    """The answer of a token service."""
 
     status: int
     headers: Mapping[str, str]
@@ -165,7 +165,7 @@ class Login:
             if self._token.credential:
                 self.anonymous = False
             elif self._without and not self._good:
-                self._warn(f"{self.problem}: going on without them, since the image can be read by anyone")
+                self._warn(f"{self.problem}: going on without them, because the image needs no login")
             self._good = True
             if authorization:
                 self._connections.accept(self.registry, self._repository, self._user, self._token)

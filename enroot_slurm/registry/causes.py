@@ -1,4 +1,4 @@
-"""Why a request got no answer: what requests and urllib3 wrap, in words that name the cause that is there."""
+"""Why a request got no answer: the errors that requests and urllib3 wrap, in words that name their cause."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def proxy_refusal(status: int, words: str, host: str, proxy: str) -> NetworkErro
         return Passing(text, hint=f"See {_VARIABLES}.", before=True)
     return NetworkError(
         text,
-        hint=f"Ask whoever runs the proxy to allow it; or, if none is needed, name the host in no_proxy ({proxy}).",
+        hint=f"Ask the proxy's administrator to allow it. If no proxy is needed, name the host in no_proxy ({proxy}).",
     )
 
 

@@ -1,4 +1,4 @@
-"""``WWW-Authenticate``: what a registry wants to see (RFC 9110, 11.6.1), read as leniently as registries write."""
+"""``WWW-Authenticate``: the challenge of a registry (RFC 9110, 11.6.1), read as leniently as registries write."""
 
 from __future__ import annotations
 

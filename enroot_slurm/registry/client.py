@@ -1,7 +1,7 @@
 """The registry: a reference becomes a manifest, a descriptor becomes bytes (OCI distribution-spec 1.1, "Pull").
 
-Nothing here trusts a header about content: manifests are hashed as received, blobs are counted, and whoever takes a
-blob hashes it.
+Nothing here trusts a header about content: manifests are hashed as received, blobs are counted, and the caller hashes
+them.
 """
 
 from __future__ import annotations
@@ -352,7 +352,7 @@ class Repository:
         return self._logins.setdefault((registry, repository), made)
 
     def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:
-        """What the token service at *url* answers (auth.Ask)."""
+        """The answer of the token service at *url* (auth.Ask)."""
         try:
             if form is None:
                 response = self._http.get(url, {"Accept": "application/json"}, authorization)

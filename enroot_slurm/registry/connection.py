@@ -35,7 +35,7 @@ class KeptConnectionClosed(ConnectionError):
 
 
 class Surroundings(NamedTuple):
-    """What the connections of one session share."""
+    """Shared by the connections of one session."""
 
     reach: Reach
     watchdog: Watchdog
@@ -82,7 +82,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Watched:
-    """What is the same for http and https, with and without a proxy."""
+    """The common part of connections by http and https, with and without a proxy."""
 
     response_class = _Answer
     surroundings: Surroundings

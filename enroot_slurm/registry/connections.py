@@ -1,4 +1,4 @@
-"""What repositories share for as long as somebody asks for many images: open connections, and accepted logins.
+"""Shared by all repositories of a process that imports many images: open connections, and accepted logins.
 
 All of it is in memory.  A token is used again for the registry, the repository and the login name that it was given
 for, and for nothing else.  Of another repository of the same registry it is known how to log in: its first request

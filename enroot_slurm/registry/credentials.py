@@ -192,7 +192,7 @@ def read_logins(
 
 
 class LoginFile:
-    """What is in a file, and what is doubtful about the file itself."""
+    """The logins of a file, and the doubts about the file itself."""
 
     def __init__(self, content: NetrcFile | AuthFile, doubts: tuple[str, ...]) -> None:
         self.candidates = content.candidates

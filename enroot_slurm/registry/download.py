@@ -1,4 +1,4 @@
-"""One blob's way here: over broken connections, resumed where they broke."""
+"""The download of one blob: over broken connections, resumed where they broke."""
 
 from __future__ import annotations
 

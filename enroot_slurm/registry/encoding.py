@@ -33,5 +33,5 @@ def decoded(content: bytes, headers: Mapping[str, str], limit: int) -> bytes:
             pass
     raise NetworkError(
         f"the answer is encoded as {printable(encoding, 40)}, which was not asked for and can't be read",
-        hint="A proxy that compresses what passes may be in between.",
+        hint="A proxy on the way may have compressed it.",
     )

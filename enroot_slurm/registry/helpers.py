@@ -31,7 +31,7 @@ class HelperFailed(AccessDenied):
 
 
 class Answer(NamedTuple):
-    """What a helper said."""
+    """The answer of a helper."""
 
     login: str
     secret: Secret

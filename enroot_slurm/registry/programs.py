@@ -23,7 +23,7 @@ _GLANCE = 0.1  # seconds between two looks whether the program has ended
 
 
 class Output(NamedTuple):
-    """What a program has printed, which may be a secret, and how it ended."""
+    """The output of a program, which may be a secret, and how it ended."""
 
     text: bytes
     status: int

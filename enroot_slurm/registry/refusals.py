@@ -1,4 +1,4 @@
-"""What a registry's refusals mean, in words that say what to do."""
+"""The meaning of a registry's refusals, in words that say what to do."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _forbidden(response: Response, reference: Reference, words: Words) -> Access
         hint = "That is a web page, not a registry's answer: a proxy or a firewall on the way may have refused it"
         hint += f" (it calls itself {server})." if server else "."
     else:
-        hint = "It is a rule of whoever runs it, and it asks for no login. Ask there."
+        hint = "It is a rule of the registry, which asks for no login. Ask its administrator."
     return AccessDenied(f"{response.host} does not allow {what}{through}{said}", hint=hint)
 
 
@@ -117,7 +117,7 @@ def _denied(reference: Reference, login: Login, file: str, said: str) -> AccessD
     if login.source and login.good and not login.problem:
         return AccessDenied(
             f"{name}, although it has accepted the login of {login.source} before",
-            hint="That login may not read this, or a rule of the registry forbids it. Ask whoever runs it.",
+            hint="That login may not read this, or a rule of the registry forbids it. Ask its administrator.",
         )
     if login.source:
         problem = f"; {login.problem}" if login.problem else f" with the credentials of {login.source}"

@@ -1,6 +1,6 @@
 """HTTP as a registry needs it: one pool of connections a host, raw bytes, errors in our words.
 
-Alone imports requests, and turns off what that does by itself: reading ``~/.netrc`` and replacing the Authorization
+This module sets up requests, and turns off these habits of it: reading ``~/.netrc`` and replacing the Authorization
 header by it (psf/requests#3929), CA bundles from the environment (#6342), following redirects with credentials,
 decoding bodies (which breaks digests), keeping cookies.
 """

@@ -1,4 +1,4 @@
-"""What registries, token services and proxies say in the bodies of their refusals."""
+"""The texts that registries, token services and proxies put into the bodies of their refusals."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What an image becomes: layers are decompressed, verified, merged and written as one tar stream, never unpacked."""
+"""Layers become one tree: they are decompressed, verified and merged as streams, and never unpacked."""

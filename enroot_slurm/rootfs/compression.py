@@ -88,7 +88,7 @@ def _gzip_decoder(program: str, warn: Callable[[str], None]) -> Decoder:
 
 
 class _Inflater(Protocol):
-    """What zlib's decompression objects and zlib-ng's have in common."""
+    """The common interface of zlib's and zlib-ng's decompression objects."""
 
     @property
     def eof(self) -> bool: ...

@@ -14,7 +14,7 @@ __all__ = ["RECORD_COST", "Records", "for_all", "in_force", "read_records"]
 Records = list[tuple[bytes, bytes]]
 
 RECORD_COST = 64
-"""What a record counts beside its bytes where headers are limited: a thousand tiny ones take longer than a long one."""
+"""Each record counts so many bytes more in the limit of headers: a thousand tiny ones take longer than a long one."""
 _GLOBAL = frozenset((b"path", b"linkpath", b"size", b"mtime"))
 _SPARSE = b"GNU.sparse."
 _TEXTS = frozenset((b"path", b"linkpath", b"GNU.sparse.name"))  # which C programs end at a NUL

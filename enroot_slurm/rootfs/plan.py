@@ -1,4 +1,4 @@
-"""What one layer holds once all of its members are applied in order.
+"""The content of one layer once all of its members are applied in order.
 
 Most layers have each name once, and stream through without a plan.  A plan is made, by reading the layer once
 more, where a later member replaces an earlier one: the last one wins, as when the archive is unpacked.

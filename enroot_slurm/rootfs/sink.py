@@ -1,4 +1,4 @@
-"""What the members of layers are written to: an image."""
+"""The interface to which the members of layers are written: an image."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which names of a layer show in the image, below the layers that are above it.
+"""Decides which names of a layer are visible in the image, below its upper layers.
 
-What an upper layer has hides the same name below it.  Whiteouts and opaque markers (OCI image-spec, layer.md) take
-effect on lower layers only.  Where an upper directory meets something else, lower layers no longer show through.
+A name in an upper layer hides the same name in lower layers.  Whiteouts and opaque markers (OCI image-spec, layer.md)
+take effect on lower layers only.  Where an upper directory meets something else, lower layers no longer show through.
 This is what overlayfs does with the layers that `enroot import` unpacks.
 """
 
@@ -27,7 +27,7 @@ class NeedsPlan(EnrootSlurmError):
 
 
 class Stack:
-    """What the layers from the top down to the one that is read have put into the image.
+    """The names that the layers from the top down to the present one have put into the image.
 
     Names are kept as their 64-bit hashes (SipHash, with a key of this process), in a third of the memory of paths.
     Of a million names, two share a hash once in 40 million imports.
@@ -38,7 +38,7 @@ class Stack:
         """By hashed path: twice the number of the layer that has the name, and 1 more for a directory."""
         self.names.update((hash(path), 0) for path in files)
         self.removed: dict[int, int] = {}
-        """What whiteouts name: the number of the lowest layer that has one."""
+        """The names that whiteouts remove: the number of the lowest layer that has one."""
         self.closed: dict[int, int] = {}
         """Directories into which nothing lower shows through: the number of the lowest layer that says so."""
         self.depth = 0

@@ -53,7 +53,7 @@ _PLAIN = re.compile(
 
 
 class Member(NamedTuple):
-    """What a header says, sanitised; the content follows in the stream."""
+    """The fields of a header, sanitised; the content follows in the stream."""
 
     path: bytes
     """Relative, without ``.``, ``..`` and empty components; empty for the root directory."""
@@ -220,7 +220,7 @@ class Reader:
 
 
 class _Ahead:
-    """What headers say of the member that follows; in all they have 1 MiB for it."""
+    """The extended headers of the member that follows; they may have 1 MiB together."""
 
     def __init__(self) -> None:
         self.everywhere: dict[bytes, bytes] = {}

@@ -58,7 +58,7 @@ class Value(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What a source says about one setting.
+    """The value of one setting in a source.
 
     name      the setting as the source names it, for messages
     values    one, or the elements of a list
@@ -120,7 +120,7 @@ class Assignment(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong in a source, where, and what to do about it."""
+    """A problem in a source: what, where, and what to do about it."""
 
     where: str
     message: str

@@ -1,4 +1,4 @@
-"""What a YAML file says, kept as JSON beside its text: a hook that runs at each job's start loads no YAML library.
+"""The content of a YAML file, kept as JSON beside its text: so a hook at each job's start loads no YAML library.
 
 The copy counts only while the file's text is still the same, and the copy is root's.  It holds what is in the file and
 nothing else, so it may be read by whoever may read the file.

@@ -35,7 +35,7 @@ _HELP_LINE = re.compile(r"^ {1,8}(?:-(\w),? +)?--([A-Za-z0-9][\w-]*)(=?)", re.MU
 
 
 class Syntax(NamedTuple):
-    """What the options of one program look like; made by `of_help`."""
+    """The forms of one program's options; made by `of_help`."""
 
     values: frozenset[str]
     """Long options that take a value, be it the next word."""

@@ -143,7 +143,7 @@ def _give_back(job: Job, config: Config, users: set[str]) -> None:
 
 
 class _Task(NamedTuple):
-    """What workers are to do."""
+    """The task of workers."""
 
     job: Job
     asked: list[Asked]
@@ -181,7 +181,7 @@ def _drive(
 
 
 def _wait_on(task: _Task, users: list[str], worker: Child) -> int:
-    """What the prolog would do if it had the time."""
+    """Wait on behalf of the prolog, which has ended at its deadline; an exit status."""
     return _drive(task, users, worker)[0] or 0
 
 
@@ -210,7 +210,7 @@ def _identity(user: str, job: Job, config: Config) -> Identity:
 
 
 def _work(task: _Task, *, shared: bool) -> int:
-    """What a worker does: each request that has no result yet."""
+    """The work of a worker: each request that has no result yet."""
     from enroot_slurm.cache.directory import CacheDirectory  # noqa: PLC0415 - root has no use for any of these
     from enroot_slurm.slurm.leased import leased_image  # noqa: PLC0415
     from enroot_slurm.slurm.limits import Limits  # noqa: PLC0415
@@ -313,7 +313,7 @@ def _refuse(task: _Task, source: str, text: str, error: EnrootSlurmError) -> Req
 
 
 def _staged_requests(path: Path) -> list[Request]:
-    """What stage-in has noted in the file *path*: the cache user's."""
+    """The note of stage-in in the file *path*, which belongs to the cache user."""
     with suppress(OSError, ValueError, TypeError, LookupError, RecursionError, EnrootSlurmError):
         fields = json.loads(read_trusted(path, {path.lstat().st_uid}, _MAX_STAGED))["requests"]
         return [each for one in fields for each in parse_words(_words(Request(**one)))]

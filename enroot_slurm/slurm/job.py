@@ -35,7 +35,7 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What state is kept by: a requeued job keeps its number, and its first prolog may still run beside it."""
+        """The key of a job's state: a requeued job keeps its number, and its first prolog may still run beside it."""
         return f"{self.id}.{self.restart}"
 
     @classmethod

@@ -1,12 +1,12 @@
-"""What a node knows about the images of a job: from the prolog to its steps.
+"""The record of a job's images on a node: from the prolog to its steps.
 
     /run/enroot-slurm/JOB.RESTART.json     JSON, a line each: which doors were used (by root), what is asked for, then
                                            each result as it comes
 
-Root makes the file, and gives the descriptor to the worker, who holds a lock on it (flock) until all is done: a step
-that finds it locked waits; one that finds it free and without its image knows that the worker has died.  Lines are
-only appended.  The file is the job's user's, so nobody else learns what a job runs; root never reads it, and the
-directory is root's, so that nobody can put something else in its place.
+Root makes the file, and gives the descriptor to the worker.  The worker holds a lock on it (flock) until all is done.
+A step that finds it locked waits; a step that finds it free and without its image knows that the worker has died.
+Lines are only appended.  The file belongs to the job's user, so no other user learns which images a job runs.  Root
+never reads it.  The directory is root's, so nobody can put another file in its place.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Failure(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a request: a file, or a failure."""
+    """The result of a request: a file, or a failure."""
 
     uri: str
     arch: str = ""
@@ -73,7 +73,7 @@ class Result(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is known now; made by `find`."""
+    """The present content of a record; made by `find`."""
 
     path: Path
     importing: bool
@@ -157,7 +157,7 @@ class Record(NamedTuple):
 
 
 def record(job: Job, *, config: Config | None = None) -> Record | None:
-    """What this node knows about the images of *job*, for its user and for root; None if no prolog has worked for it.
+    """This node's record of the images of *job*, for its user and for root; None if no prolog has worked for it.
 
     `Record.results` has a `Result` for each image that is there (its ``path`` and ``digest``) or not (its ``failure``,
     whose ``error()`` can be raised); ``importing`` says whether more will come.

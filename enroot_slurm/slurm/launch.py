@@ -80,7 +80,7 @@ class Launch(NamedTuple):
 
 
 class Doors(NamedTuple):
-    """Who takes an image in this cluster.
+    """The programs that take an image in this cluster.
 
     pyxis  whether ``--container-image`` is pyxis', or a relative's, and takes paths
     ours   the name of our SPANK plug-in's option, or empty
@@ -257,7 +257,7 @@ def _import(requests: Iterable[_Request], doors: Doors, get: _Get) -> _Images:
     if len({r.text for r in requests if r.option and not doors.option(r)}) > 1:
         raise UsageError(
             f"{IMAGE_VARIABLE} can't tell the components' images apart",
-            hint="Without a plug-in of Slurm for images, start a step for each image.",
+            hint="Start a step for each image: this Slurm has no plug-in for images.",
         )
     if len({r.text for r in requests if doors.option(r) == _PYXIS}) > 1:
         raise UsageError(
@@ -279,7 +279,7 @@ def _check_reference(request: _Request) -> None:
 
 
 def _value(request: _Request, doors: Doors, images: _Images) -> str:
-    """What the option that takes *request* is given; a path if none does."""
+    """The value of the option that takes *request*; a path if there is no such option."""
     image = images.get((request.uri, request.arch))
     if image is None:
         return request.text

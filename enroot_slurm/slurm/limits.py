@@ -1,4 +1,4 @@
-"""What a worker of a hook may take: an image that makes it take more is refused, and the node lives on.
+"""Limits of memory and processor time for a hook's worker: an image that exceeds them is refused.
 
 The kernel signals every second beyond the processor's time, so that one error that is lost is not the last.
 
@@ -46,7 +46,7 @@ class Limits:
         _lower(resource.RLIMIT_CPU, seconds, resource.RLIM_INFINITY)
 
     def explain(self, error: BaseException) -> EnrootSlurmError | None:
-        """What to tell if *error* is there because of these limits."""
+        """The message if these limits have caused *error*."""
         no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         if no_memory or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
             return UnsupportedImage(

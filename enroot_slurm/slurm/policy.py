@@ -1,7 +1,7 @@
-"""Whose fault an error is, and what follows from that: the only place that says so.
+"""Decides whose fault an error is, and what follows from that; no other module does.
 
     user    a mistake of the user: it costs the job, and never a node
-    site    the registry or the cache is in trouble: it is waited out, got round, or ends the job
+    site    the registry or the cache is in trouble: hooks try again, use another cache, or end the job
     node    something is wrong with this node alone
 
 The table in docs/slurm.md is this one; a test compares them.
@@ -37,7 +37,7 @@ HOLD = "holds the job"
 
 
 class Rule(NamedTuple):
-    """What is done about an error of class *error*, or one derived from it that has no rule of its own."""
+    """The treatment of errors of class *error*, and of derived classes without a rule of their own."""
 
     error: type[EnrootSlurmError]
     fault: str

@@ -90,7 +90,7 @@ def _request(uri: str) -> Request:
 
 
 class _Taken(NamedTuple):
-    """What a step has leased; a file that only this user's processes write and read."""
+    """The leases of a step; a file that only this user's processes write and read."""
 
     file: Path
     place: CacheDirectory

@@ -1,4 +1,4 @@
-"""What a job asks for: ``#ENROOT`` lines of its script, and what reaches the prolog's environment.
+"""The requests of a job: ``#ENROOT`` lines of its script, and variables in the prolog's environment.
 
 One grammar for all, words separated by blanks:
 

@@ -117,7 +117,7 @@ class Nodes(NamedTuple):
             raise
 
     def _run(self, script: str, arguments: Sequence[object], failure: str, *, check: bool = True) -> str:
-        """What a shell *script* prints on all nodes, as one step beside those that run."""
+        """The output of a shell *script* on all nodes, as one step beside the running ones."""
         # A fresh environment: what srun inherits from the job (an image for its steps, say) is not meant for this one.
         kept = ("PATH", "HOME", "USER", "LANG", "SLURM_CONF")
         environ = {name: self.environ[name] for name in kept if name in self.environ}

@@ -49,7 +49,7 @@ def own_jobs() -> frozenset[int] | str:
 
 
 def _run(program: str, *arguments: str) -> bytes | str:
-    """What the program prints, or why it does not."""
+    """The output of the program, or the reason why there is none."""
     path = shutil.which(program)
     if path is None:
         return f"there is no {program} on PATH"

@@ -65,7 +65,7 @@ NODE = "stage-in"
 _DEADLINE = 24 * 3600.0  # seconds; StageInTimeout of burst_buffer.conf ends it before
 _ASK_AGAIN = 24 * 3600.0  # seconds after which Slurm is asked whether it still knows a job
 _OTHER_DOOR = (
-    "Stage-in works as slurmctld's user here, who can't use your login: name the image by --container-image, "
+    "Stage-in works as slurmctld's user here, which can't use your login: name the image by --container-image, "
     "--enroot-image or --comment=enroot:REF, whichever this cluster has, in place of the #ENROOT line."
 )
 _MAX_SCRIPT = 8 << 20
@@ -326,7 +326,7 @@ def _file(config: Config, job: int, suffix: str) -> Path:
 
 
 def _owner(config: Config, job: int) -> dict[str, Any]:
-    """What `setup` has noted.  Raises: StorageError."""
+    """The note of `setup`.  Raises: StorageError."""
     try:
         fields = json.loads(_file(config, job, "json").read_bytes())
         return {"uid": int(fields["uid"]), "gid": int(fields["gid"])}

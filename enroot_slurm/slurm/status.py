@@ -1,4 +1,4 @@
-"""How far the import for a job is: a file that whoever works on it writes, and the one text that is made of it.
+"""The progress of an import for a job: a file that the importing process writes, and the text that is made of it.
 
     CACHE/jobs/JOBID.RESTART/import-HASH.json    JSON: node, step, uri, phase, received and expected (bytes),
                                                  rate (bytes per second)
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["PROLOG", "Reporter", "Status", "job_file", "statuses"]
 
 PROLOG = "prolog"
-"""What takes the place of a step in the status of a prolog's worker."""
+"""The word for a step in the status of a prolog's worker."""
 _INTERVAL = 1.0  # seconds between two writes of the file
 _LINES = 30.0  # seconds between two lines for people
 _WINDOW = 10.0  # seconds over which the rate is measured
@@ -38,7 +38,7 @@ _MAX_STATUS = 8192
 
 
 class Status(NamedTuple):
-    """What a process does for a job; read from a file, all texts are foreign."""
+    """The work of a process for a job; all texts are foreign if they are read from a file."""
 
     node: str
     step: str
@@ -70,7 +70,7 @@ class Status(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Status | None:
-        """What the file *path* says; None if that is nothing that can be understood."""
+        """The content of the file *path*; None if it has another form."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

@@ -1,4 +1,4 @@
-"""What a step does to have its images: it reads what the prolog has noted, waits for it, or gets the image itself.
+"""How a step gets its images: it reads the prolog's record, waits for the prolog, or gets the image itself.
 
     python3 -I -m enroot_slurm.slurm.step [--now | --check | --tell] [TEXT]
 
@@ -171,7 +171,7 @@ def _tell(text: str) -> None:
 def reporter(
     request: Request, job: Job, config: Config, step: str, *, tell: Callable[[str], None] | None = None
 ) -> Reporter:
-    """What tells of the import of *request* for *step*, or of that for which it waits."""
+    """The reporter of the import of *request* for *step*, or of the import for which it waits."""
     from enroot_slurm.cache.directory import CacheDirectory  # noqa: PLC0415 - mostly there is nothing to tell
 
     def look() -> Status | None:
@@ -186,7 +186,7 @@ def reporter(
 def _noted(
     request: Request, config: Config, record: Record, *, now: bool = False, progress: Progress | None = None
 ) -> Result | None:
-    """What the prolog has noted about *request*, or will have when it is done; None if it does not work on it.
+    """The prolog's result for *request*, which may have to be waited for; None if the prolog does not work on it.
 
     Raises: NotYet, if *now* is true and it may still come; WorkerFailed, StorageError.
     """
@@ -218,7 +218,7 @@ def _images(requests: list[Request], job: Job, config: Config, record: Record | 
 
 
 def _requests_of(record: Record | None, job: Job, config: Config, *, now: bool) -> list[Request]:
-    """What the job asked for.  Raises: what the prolog has noted about a text that is no request."""
+    """The requests of the job.  Raises: the error that the prolog has noted about an invalid request."""
     end = time.monotonic() + config.lock_timeout
     while record and record.importing and not record.requests and record.sources != {PYXIS}:
         if now:

@@ -48,7 +48,7 @@ while content:
 
 
 class FileContent(NamedTuple):
-    """What was read."""
+    """The result of reading."""
 
     content: bytes
     uid: int

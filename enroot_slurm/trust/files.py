@@ -35,7 +35,7 @@ def reader(limit: int) -> Callable[[str], bytes]:
         except OSError as error:
             raise ConfigError(
                 f"{path} can't be read: {error.strerror}",
-                hint="What it says decides which images may be used: none is while it can't be read.",
+                hint="It decides which images may be used. No image is used while it can't be read.",
             ) from None
         if len(content) > limit:
             raise ConfigError(f"{path} is larger than {limit} bytes")

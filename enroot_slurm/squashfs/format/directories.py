@@ -32,7 +32,7 @@ _RESERVED = frozenset((b"", b".", b".."))
 
 
 class Listing(NamedTuple):
-    """What `write_listing` wrote."""
+    """The result of `write_listing`."""
 
     position: int
     size: int

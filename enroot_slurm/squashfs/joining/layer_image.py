@@ -32,7 +32,7 @@ _MAX_OPTIONS = 64
 
 
 class Recipe(NamedTuple):
-    """What images must share, since their blocks are copied as they are."""
+    """The properties that images must share, because their blocks are copied as they are."""
 
     compression: int
     """The number of the compressor."""

@@ -1,7 +1,7 @@
-"""What shows of a stack of layer images: their directories laid over each other.
+"""The visible tree of a stack of layer images: their directories laid over each other.
 
-What an upper layer has hides the same name below it.  Whiteouts and opaque markers, which are in layer images as the
-empty files that they are in layers (OCI image-spec, layer.md), take effect on lower layers only.  Where an upper
+A name in an upper layer hides the same name in lower layers.  Whiteouts and opaque markers, which are in layer images
+as the empty files that they are in layers (OCI image-spec, layer.md), take effect on lower layers only.  Where an upper
 directory meets something else, lower layers no longer show through.
 
 The tree is kept as columns, some twenty bytes for each name, and not as objects; nothing recurses.

@@ -1,4 +1,4 @@
-"""Where everything goes in the image that is linked: which data is alive, where it moves, which number an inode has.
+"""The layout of the joined image: which data is needed, where it moves, which number an inode has.
 
 Data is kept or dropped by pages of 4 KiB of its layer image, and keeps its place relative to a page.  So a file
 system that can share blocks between files (reflink) can share nearly all of it, and what lies dead within a page is

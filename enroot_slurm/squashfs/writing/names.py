@@ -72,7 +72,7 @@ class Names:
         self._indices.clear()
 
     def inside(self, directory: int) -> list[tuple[bytes, int, int]]:
-        """What is in a *directory*, sorted: name, number (of the directory, if it is one), kind."""
+        """The entries of a *directory*, sorted: name, number (of the directory, if it is one), kind."""
         inside = self._inside[directory]
         return sorted((name, *_NAME.unpack_from(inside, at)[:2]) for name, at in _offsets(inside, 0))
 
