@@ -185,7 +185,8 @@ def _check(image: ImageConfig, manifest: Manifest, lookup: Lookup, warn: Callabl
         if not lookup.asked:
             # The name by which it was found: whatever its config says, this one leads to it.
             name = str(lookup.platform).removeprefix("linux/")
-            raise PlatformNotFound(message, hint=f"Import it nevertheless with --arch {name}.")
+            usable = image.platform.os != "windows"
+            raise PlatformNotFound(message, hint=f"Import it nevertheless with --arch {name}." if usable else "")
         warn(message)
     if len(image.diff_ids) != len(manifest.layers):
         raise IntegrityError(

@@ -106,6 +106,8 @@ class Login:
         """The login name in them."""
         self.problem = ""
         """Why no credentials were used, or what became of them; or empty."""
+        self.unsupported = False
+        """Whether the *problem* is that none of the ways to log in is known here: no credentials would help."""
         self.machine = registry.netloc
         """The name that an entry in the file needs to be used."""
         self.registry = registry
@@ -193,6 +195,7 @@ class Login:
             if challenges:
                 names = ", ".join(printable(c.scheme, 20) for c in challenges)
                 self.problem = f"of the ways to log in that it offers ({names}) none is supported"
+                self.unsupported = True
             return False
 
     def offer(self) -> bool:

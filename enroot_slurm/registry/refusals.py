@@ -35,9 +35,9 @@ def refusal(response: Response, reference: Reference, blob: str, login: Login, f
     said = f" ({words.text})" if words.text else ""
     if response.status in RETRIED:
         return passing(response, response.host)
-    if response.status == 403 and not login.source and not login.problem and not _challenged(response):
-        return _forbidden(response, reference, words)
     if response.status in {401, 403}:
+        if not login.source and not login.problem and not _challenged(response):
+            return _forbidden(response, reference, words)
         return _denied(reference, login, file or _FILE, said)
     if response.status == 404:
         return _missing(reference, blob, words.code, said)
@@ -95,7 +95,7 @@ def _challenged(response: Response) -> bool:
 
 
 def _forbidden(response: Response, reference: Reference, words: Words) -> AccessDenied:
-    """The error for a refusal that no login would change: nobody has asked for one."""
+    """The error for a refusal that no login would change: nobody has asked for one, or said how."""
     what = f"{reference.familiar_name} to be read" if reference.repository else "any access"
     said = f": {words.text}" if words.text else ", and says no reason"
     server = printable(response.headers.get("Server", ""), 40)
@@ -103,6 +103,9 @@ def _forbidden(response: Response, reference: Reference, words: Words) -> Access
     if words.page:
         hint = "That is a web page, not a registry's answer: a proxy or a firewall on the way may have refused it"
         hint += f" (it calls itself {server})." if server else "."
+    elif response.status == 401:
+        said += ", and how to log in it does not say"
+        hint = "A registry would say how: a proxy on the way may have taken that away. Ask whoever runs it."
     else:
         hint = "It is a rule of the registry, which asks for no login. Ask its administrator."
     return AccessDenied(f"{response.host} does not allow {what}{through}{said}", hint=hint)
@@ -126,6 +129,8 @@ def _denied(reference: Reference, login: Login, file: str, said: str) -> AccessD
             f"{name}{problem}",
             hint=f"Check the login and password in {login.source}{also}.",
         )
+    if login.unsupported:
+        return AccessDenied(f"{name}: {login.problem}", hint="Supported are Basic and Bearer. Ask whoever runs it.")
     if login.problem:
         return AccessDenied(f"{name}: {login.problem}", hint=_line_hint(reference, login, file))
     maybe = "The image does not exist or is private. " if reference.registry == DOCKER_HUB else ""

@@ -138,8 +138,19 @@ def test_unsupported_challenges(faulty: Faulty, open_repository: Open, challenge
     """Other schemes are named in the error."""
     registry = faulty(auth="basic", challenges=challenges)
     registry.add_image("team/app")
-    with pytest.raises(AccessDenied, match=r"none is supported"):
+    with pytest.raises(AccessDenied, match=r"none is supported") as caught:
         open_repository(f"{registry.host}#team/app").resolve(AMD64)
+    assert caught.value.hint == "Supported are Basic and Bearer. Ask whoever runs it."
+
+
+def test_no_challenge_at_all(faulty: Faulty, open_repository: Open):
+    """A line of credentials would not help, so none is proposed."""
+    registry = faulty()
+    registry.add_image("team/app")
+    registry.fault("/v2/", status=401)
+    with pytest.raises(AccessDenied, match=r"team/app to be read.*, and how to log in it does not say") as caught:
+        open_repository(f"{registry.host}#team/app").resolve(AMD64)
+    assert "machine" not in caught.value.hint
 
 
 @pytest.mark.parametrize("realm", ["http://169.254.169.254/x", "", "file:///etc/passwd", "http://u:p@127.0.0.1/"])

@@ -325,7 +325,7 @@ def test_missing_tag(registry: FaultRegistry, open_repository: Open):
 
 class _Nobody:
     source = problem = ""
-    good = False
+    good = unsupported = False
     machine = DOCKER_HUB
     registry = Origin.of(f"https://{DOCKER_HUB}")
 
@@ -334,7 +334,8 @@ class _Response:
     host, proxy = DOCKER_HUB, ""
 
     def __init__(self, status: int, body: bytes = b"") -> None:
-        self.status, self.headers, self._body = status, {}, body
+        self.status, self._body = status, body
+        self.headers = {"WWW-Authenticate": "Basic"} if status == 401 else {}
 
     def error_body(self) -> bytes:
         return self._body
