@@ -3,8 +3,8 @@
     ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received and left (bytes),
                               since (seconds since 1970), beat
 
-Its content is for people.  Programs check that it changes, and how fast the downloads are: a process that is stopped,
-or hangs in a file system, still has its lock but writes no more.
+Its content is for people.  Programs check whether it changes, and how fast the downloads are.  A process that is
+stopped, or hangs in a file system, still has its lock but writes no more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Waiting for locks: waiting processes try again after growing pauses, and none of them waits for ever.
 
-A process that has waited too long goes on without the lock: it only saves work.  A process that sees no heartbeat of
-the lock's holder, or sees it download too slowly, passes it over: one of the waiting processes does the work, and the
-others wait for that one.  For anybody can name a good image and serve it slowly.
+A process that has waited too long goes on without the lock: it only saves work.  A holder without a heartbeat is passed
+over, and so is one whose slow download keeps others from an image that they could have.  Then one of the waiting
+processes does the work, and the others wait for that one.  For anybody can name a good image and serve it slowly.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 OFF = frozenset({"no", "n", "false", "f"})
-"""What enroot takes for unset, in lower case (enroot.in, config::fini)."""
+"""Values that enroot takes for unset, in lower case (enroot.in, config::fini)."""
 _ON = frozenset({"yes", "y", "true"})
 _MAX_CONNECTIONS = 64
 _MAX_IMPORTS = 1024
