@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 
 import pytest
 from support.corner_cases import GOOD
@@ -39,15 +38,13 @@ def test_ways_of_reading_agree(unpacked, name):
     assert diff_trees(tree, read_tree(image, how="sqfs2tar")) == []
 
 
-def test_ten_thousand_files_are_quick(unpacked):
-    """An image of 10,000 files is read in a few seconds."""
+def test_ten_thousand_files(unpacked):
+    """An image of 10,000 files is read, each of them."""
     layer = Layer()
     for number in range(10_000):
         layer.file(f"f{number}", b"%d" % number)
     _, image = unpacked(layer)
-    start = time.monotonic()
     assert len(read_tree(image)) == 10_001
-    assert time.monotonic() - start < 10
 
 
 def test_entry_of_each_kind(unpacked):

@@ -103,10 +103,8 @@ def test_answers(user) -> None:
         run(lambda: "x" * 70_000, identity)
     with pytest.raises(WorkerFailed, match="signal 9"):
         run(lambda: os.kill(os.getpid(), signal.SIGKILL), identity)
-    begin = time.monotonic()
     with pytest.raises(WorkerFailed, match="within 0.2 s"):
-        run(lambda: time.sleep(60), identity, deadline=0.2)
-    assert time.monotonic() - begin < 5
+        run(lambda: time.sleep(3600), identity, deadline=0.2)  # it is not waited for: a test may take 300 s
 
 
 def test_nobody_becomes_root() -> None:
