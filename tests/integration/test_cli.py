@@ -170,11 +170,12 @@ def test_the_default_output(faulty, run, tmp_path) -> None:
     assert os.listdir(tmp_path / "work") == ["team+app+1.0.sqsh"]
 
 
-def test_digest_prints_the_digest(faulty, run) -> None:
+def test_digest_prints_the_digest(faulty, run, tmp_path) -> None:
     """stdout is the digest and a newline, for scripts; it makes no file and needs no cache."""
     uri = serve(faulty, image())
+    (tmp_path / "file").touch()
     for arguments in (["digest", uri], ["digest", "-q", uri]):
-        result = run(*arguments, ENROOT_CACHE_PATH="/nonexistent/cache")
+        result = run(*arguments, ENROOT_CACHE_PATH=str(tmp_path / "file" / "cache"))  # which root can't make, either
         assert (result.returncode, result.stdout) == (0, f"sha256:{digest_of(image())}\n")
     assert result.stderr == ""
     assert faulty.count("/blobs/") == 0
