@@ -187,3 +187,28 @@ def test_a_collection_meanwhile(root, traces) -> None:
         assert collect(root, config=Config.load(environ={"HOME": str(root)}), idle=IDLE).freed == 0
         findings = list(check_team(team, traces, "cache", locks=True))
     assert {finding.status for finding in findings} == {"ok"}
+
+
+def mixed(root: Path, user: str) -> Team:
+    """A team whose second member, which root has started, becomes *user*."""
+    require_root("becomes another user")
+    commands = [probe_command(root, "0", ""), probe_command(root, "1", user)]
+    return Team(commands, what="two processes")
+
+
+def test_a_user_of_another_number_on_a_node(root, traces) -> None:
+    """The node is named, with both numbers; that it can't see the cache is no failure of the check."""
+    os.chmod(root.parent, 0o755)
+    with mixed(root, "nobody") as team:
+        team.greet(traces.marker)
+        findings = list(check_nodes(team, os.geteuid()))
+    [wrong] = [finding for finding in findings if finding.check == "nodes.user"]
+    assert f"the user has the number 65534, but the cache belongs to {os.geteuid()}" in wrong.message
+    assert [finding.status for finding in findings if finding.check == "nodes.shared"] == ["warning"]
+
+
+def test_a_node_that_does_not_know_the_user(root, traces) -> None:
+    """The node says so by its name, before anything is asked of it."""
+    with mixed(root, "nobody-of-that-name") as team:
+        with pytest.raises(WorkerFailed, match=f"{os.uname().nodename}: there is no user"):
+            team.greet(traces.marker)
