@@ -66,6 +66,7 @@ def run(jobs: int, load: int) -> Outcome:
         registry.reset()
         for _ in range(load):
             busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(busy.wait)
             stack.callback(busy.kill)
         began = time.monotonic()
         failed = _jobs(site.cluster, alice, uris)

@@ -209,7 +209,9 @@ def test_dead_proxy(open_repository: Open, monkeypatch, unused_port: int):
     monkeypatch.setenv("http_proxy", f"http://user:hunter2@127.0.0.1:{unused_port}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(NetworkError, match=rf"the proxy 127\.0\.0\.1:{unused_port} refuses connections") as caught:
+    with pytest.raises(
+        NetworkError, match=rf"the proxy 127\.0\.0\.1:{unused_port}, on the way to r\.example, refuses connections"
+    ) as caught:
         open_repository("r.example#team/app", proxies_from_env=True, retries=0).resolve(AMD64)
     assert "hunter2" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__!r}"
 

@@ -362,7 +362,7 @@ wait
 @pytest.mark.parametrize(
     ("status", "headers", "cause", "hint"),
     [
-        (401, {}, "does not let us read app", "login USER password"),
+        (401, {"WWW-Authenticate": "Basic realm=x"}, "does not let us read app", "login USER password"),
         (404, {}, "has no tag 1", "Check the spelling"),
         (429, {"Retry-After": "3600"}, "too many requests", "limits how fast"),
     ],

@@ -292,7 +292,7 @@ def test_an_image_that_is_not_there(site, alice, bob, push, image) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "cause", "hint"),
     [
-        (401, {}, "does not let us read app", "login USER password"),
+        (401, {"WWW-Authenticate": "Basic realm=x"}, "does not let us read app", "login USER password"),
         (404, {}, "has no tag 1", "Check the spelling"),
         (429, {"Retry-After": "3600"}, "too many requests", "limits how fast"),
     ],
