@@ -102,6 +102,8 @@ class Team:
         """Let all present themselves: then `members` has them.  Raises: WorkerFailed."""
         self._send("*", "hello", marker)
         first = self._next(time.monotonic() + _START)
+        if "error" in first:  # before its end is seen, which says less
+            raise WorkerFailed(f"{printable(str(first.get('node')), 64)}: {printable(str(first['error']))}")
         count = len(self._processes) if len(self._processes) > 1 else int(first.get("of") or 1)
         self._answers.append(first)
         said = self._gather("hello", {str(number) for number in range(count)}, _START)

@@ -369,6 +369,7 @@ wait
 )
 def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
     """By each door the cause and a hint are the last lines of the log that pyxis shows; no node is drained."""
+    (alice.home / ".config/enroot/.credentials").unlink(missing_ok=True)  # of other tests
     with FaultRegistry() as registry:
         site.configure(insecure_registries=[registry.host])
         uri = serve(registry, image)

@@ -299,6 +299,7 @@ def test_an_image_that_is_not_there(site, alice, bob, push, image) -> None:
 )
 def test_refusals(site, alice, image, status, headers, cause, hint) -> None:
     """By srun, sbatch, salloc and in a step of a job without an image: the cause, a hint, and 78; nothing runs."""
+    (alice.home / ".config/enroot/.credentials").unlink(missing_ok=True)  # of other tests
     with FaultRegistry() as registry:
         site.configure(insecure_registries=[registry.host])
         uri = serve(registry, image)
