@@ -80,7 +80,7 @@ class SharedCache:
     def __init__(self, root: Path, owners: set[int]) -> None:
         self.root = root
         self.owners = owners
-        """Who can have written it."""
+        """The users that can have written it."""
         self.unusable: set[Path] = set()
         """Files that this process has found to be damaged, and can't remove."""
 

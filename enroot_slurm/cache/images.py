@@ -107,7 +107,7 @@ class ImageFile(NamedTuple):
         return f"image-{recipe}-{platform}-{self.path.stem.partition('-')[2]}"
 
     def look(self, owners: set[int], check: Callable[[BinaryIO], object]) -> Sidecar | None:
-        """What is known of the image if it is there, unchanged, and nobody but *owners* can have changed it.
+        """The image's record if the image is there, unchanged, and nobody but *owners* can have changed it.
 
         *check* looks at its first bytes.
 

@@ -64,13 +64,13 @@ _LIKE = Holder("", "", "", 0, "", 0, 0, 0)
 
 
 class Work:
-    """What this process does; shown in files for as long as it holds their locks.  Safe for several threads."""
+    """The work of this process, shown in files for as long as it holds their locks.  Safe for several threads."""
 
     def __init__(self, job: str = "") -> None:
         self.phase = ""
         self.received = 0
         self.expected = 0
-        """What *received* will be when all has been downloaded."""
+        """The value that *received* will have when all has been downloaded."""
         self._job = job
         self._user = ""
         self._shown: dict[Path, int] = {}

@@ -280,7 +280,7 @@ def _gc(options: argparse.Namespace) -> int:
 
 
 def _jobs(cache: _Cache) -> Callable[[], frozenset[int] | str] | None:
-    """What says which jobs are active; None: the process that works on *cache* asks itself."""
+    """The source of active jobs; None: the process that works on *cache* asks Slurm itself."""
     if cache.owner is None:
         return None
     # Root is shown all jobs, whatever PrivateData says, and finds Slurm's programs where its PATH says.

@@ -49,7 +49,7 @@ def print_json(value: object) -> None:
 
 
 def fields_of(item: Item) -> dict[str, Any]:
-    """What is known of *item*; times in seconds since 1970, sizes in bytes."""
+    """The facts about *item*; times in seconds since 1970, sizes in bytes."""
     fields: dict[str, Any] = {
         "kind": item.kind,
         "path": item.path,

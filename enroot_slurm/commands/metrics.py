@@ -113,7 +113,7 @@ def _counted(file: Path, events: int) -> State:
 
 
 def _apart(saved: bytes, content: bytes) -> tuple[dict[str, float], list[str]]:
-    """What a child that is not root counts: users can have written the events."""
+    """Count in a child that is not root: users can have written the events."""
     from enroot_slurm.housekeeping.metrics import State as Sums  # noqa: PLC0415
     from enroot_slurm.housekeeping.metrics import count  # noqa: PLC0415
     from enroot_slurm.system import privilege  # noqa: PLC0415

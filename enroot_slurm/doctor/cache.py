@@ -47,7 +47,7 @@ class Cache(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """The kind of cache, in words for people."""
         return f"the site's cache {self.root}" if self.shared else f"your cache {self.root}"
 
 

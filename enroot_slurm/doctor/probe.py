@@ -120,7 +120,7 @@ class _Hand:
 
 
 def site_settings() -> dict[str, str]:
-    """What hooks on this node have by the site's file, by key; or why that is wrong, as ``problems``."""
+    """The settings of hooks on this node, by key, from the site's file; or why the file is wrong, as ``problems``."""
     try:
         config = Config.load(trusted=True)
     except EnrootSlurmError as error:

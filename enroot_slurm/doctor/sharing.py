@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from enroot_slurm.doctor.finding import Finding
-    from enroot_slurm.doctor.team import Member, Team
+    from enroot_slurm.doctor.team import Team, TeamMember
 
 __all__ = ["Traces", "check_nodes", "check_team"]
 
@@ -112,7 +112,7 @@ def check_nodes(team: Team, uid: int) -> Iterator[Finding]:
         yield ok("nodes.shared", "all see the files that this machine has made")
 
 
-def _settings(members: Sequence[Member]) -> Iterator[Finding]:
+def _settings(members: Sequence[TeamMember]) -> Iterator[Finding]:
     """The settings of the site's file on the nodes, compared with this machine's."""
     ours, differ = site_settings(), False
     for member in members:
@@ -228,9 +228,9 @@ def _death(team: Team, lock: str) -> Finding:
     return ok("cache.dead_locks", "the lock of a killed process is free at once")
 
 
-def _member(members: Sequence[Member], who: str) -> Member:
+def _member(members: Sequence[TeamMember], who: str) -> TeamMember:
     return next(member for member in members if member.who == who)
 
 
-def _names(members: Sequence[Member]) -> str:
+def _names(members: Sequence[TeamMember]) -> str:
     return ", ".join(member.node for member in members)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-__all__ = ["Member", "Team", "probe_command"]
+__all__ = ["Team", "TeamMember", "probe_command"]
 
 _FREE = 60  # seconds for nodes to become free
 _START = _FREE + 30.0
@@ -33,7 +33,7 @@ _PROBE = (
 )
 
 
-class Member(NamedTuple):
+class TeamMember(NamedTuple):
     """A process of the team, as it has presented itself."""
 
     who: str
@@ -51,7 +51,7 @@ class Team:
     def __init__(self, commands: Sequence[Sequence[str]], *, what: str) -> None:
         self.what = what
         """For messages: what they are."""
-        self.members: list[Member] = []
+        self.members: list[TeamMember] = []
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115  as long as the processes
         self._processes: list[subprocess.Popen[bytes]] = []
         self._buffers: dict[int, bytearray] = {}
@@ -110,10 +110,10 @@ class Team:
         for who, fields in sorted(said.items(), key=lambda item: int(item[0])):
             if "error" in fields:
                 raise WorkerFailed(f"{printable(str(fields['node']), 64)}: {printable(str(fields['error']))}")
-            self.members.append(Member(who, printable(str(fields["node"]), 64), fields))
+            self.members.append(TeamMember(who, printable(str(fields["node"]), 64), fields))
 
-    def ask(self, members: Iterable[Member], op: str, *arguments: str) -> dict[str, dict[str, Any]]:
-        """The answers of *members* to *op*, by `Member.who`; all are asked before one has to answer.
+    def ask(self, members: Iterable[TeamMember], op: str, *arguments: str) -> dict[str, dict[str, Any]]:
+        """The answers of *members* to *op*, by `TeamMember.who`; all are asked before one has to answer.
 
         Raises: WorkerFailed, when one does not, or says that it can't.
         """
@@ -129,7 +129,7 @@ class Team:
                 raise WorkerFailed(f"{member.node}: {printable(str(said[member.who]['error']))}")
         return said
 
-    def kill(self, member: Member) -> None:
+    def kill(self, member: TeamMember) -> None:
         """End the process of *member* as a crash would; only for processes on this machine."""
         process = self._processes[int(member.who)]
         process.kill()

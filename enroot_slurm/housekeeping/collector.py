@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from enroot_slurm.cache.tree import CacheFile
     from enroot_slurm.housekeeping.inventory import Inventory, Item
 
-__all__ = ["IDLE", "Collector", "Limits", "Removed", "Report", "excess"]
+__all__ = ["IDLE", "Collector", "CollectorLimits", "Removed", "Report", "excess"]
 
 IDLE = 3600.0
 """Seconds for which everything stays after it was used."""
@@ -46,7 +46,7 @@ _BATCH = 200  # things that are taken at once: each has a lock, which is an open
 _REFERENCE = re.compile(r"locks/reference-([0-9.]+)-[0-9a-f]{32}\.lock", re.ASCII)
 
 
-class Limits(NamedTuple):
+class CollectorLimits(NamedTuple):
     """When something is collected that could still be of use."""
 
     high: float = 0
@@ -89,7 +89,7 @@ class Report(NamedTuple):
         return sum(each.size for each in self.removed)
 
 
-def excess(limits: Limits, size: int, file_system: os.statvfs_result, freed: int = 0) -> int:
+def excess(limits: CollectorLimits, size: int, file_system: os.statvfs_result, freed: int = 0) -> int:
     """How many bytes must go from a cache of *size* bytes: none, unless it is above the high watermark.
 
     *freed* bytes are already counted as gone.  A share is of the space available to users, as df(1) shows it.
@@ -125,7 +125,7 @@ class Collector:
         self._busy = 0
         self._warnings: list[str] = []
 
-    def run(self, limits: Limits) -> Report:
+    def run(self, limits: CollectorLimits) -> Report:
         """Collect.  Raises: OSError."""
         found = inventory(self._place.root)
         with Tree(self._place.root) as self._tree:
@@ -192,7 +192,7 @@ class Collector:
 
     # What could be of use.
 
-    def _aged(self, found: Inventory, idle: list[Item], limits: Limits) -> int:
+    def _aged(self, found: Inventory, idle: list[Item], limits: CollectorLimits) -> int:
         """Collect what is too old, then what is too much; how many bytes are too much still."""
         aged = dict.fromkeys(item for item in idle if limits.max_age and found.time - item.used >= limits.max_age)
         self._collect(list(aged), "not used for the maximum age")
@@ -328,7 +328,7 @@ class Collector:
         return False
 
 
-def _is_idle(item: Item, now: float, limits: Limits) -> bool:
+def _is_idle(item: Item, now: float, limits: CollectorLimits) -> bool:
     """Whether nobody seems to need *item*.
 
     What an import misses it makes again, so that must stay for a while: else both could go on for ever.

@@ -14,7 +14,7 @@ from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.tree import Tree
 from enroot_slurm.cache.trust import check_untamperable
 from enroot_slurm.errors import ConfigError, NotFound, StorageError, UsageError, printable
-from enroot_slurm.housekeeping.collector import IDLE, Collector, Limits, Report
+from enroot_slurm.housekeeping.collector import IDLE, Collector, CollectorLimits, Report
 from enroot_slurm.housekeeping.inventory import inventory
 from enroot_slurm.housekeeping.verifier import Verifier
 from enroot_slurm.oci.reference import Reference
@@ -70,7 +70,7 @@ def collect(
         raise unwritable(root, error) from None
 
 
-def limits_of(config: Config) -> Limits:
+def limits_of(config: Config) -> CollectorLimits:
     """The limits that the settings name.  Raises: ConfigError, when they contradict each other."""
     high, low = config.cache_high, config.cache_low
     if high and low and ((high > 1) != (low > 1) or low > high):
@@ -78,7 +78,7 @@ def limits_of(config: Config) -> Limits:
             "cache_low has to be below cache_high, and like it a size or a share of the file system",
             hint=f"cache_low is from {config.origins['cache_low']}, cache_high from {config.origins['cache_high']}.",
         )
-    return Limits(high, low or high * _DEFAULT_LOW, config.cache_max_age)
+    return CollectorLimits(high, low or high * _DEFAULT_LOW, config.cache_max_age)
 
 
 class CacheKeeper:
@@ -125,7 +125,7 @@ class CacheKeeper:
         return self._changed(images, lambda image: pins.unpin(self.place, image.path))
 
     def verify(self, items: Iterable[Item], *, repair: bool, read: Callable[[int], None]) -> list[Damage]:
-        """What of *items* is damaged; with *repair* it is removed.  Raises: StorageError."""
+        """The damaged ones of *items*; with *repair* they are removed.  Raises: StorageError."""
         if repair:
             self.check_owner()
         try:

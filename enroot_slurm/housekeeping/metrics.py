@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from enroot_slurm.housekeeping.collector import Limits
+    from enroot_slurm.housekeeping.collector import CollectorLimits
 
 __all__ = ["State", "cache_text", "count", "node_text"]
 
@@ -68,7 +68,7 @@ class State(NamedTuple):
 
     @classmethod
     def parse(cls, content: bytes) -> State:
-        """What was saved; nothing, if that can't be understood: counters begin anew, as they may."""
+        """The saved counters; none if they can't be understood: counters may begin anew."""
         with suppress(ValueError, TypeError, LookupError, AttributeError):
             fields = json.loads(content)
             sums = {str(name): float(value) for name, value in fields["sums"].items()}
@@ -92,7 +92,7 @@ def node_text(state: State) -> str:
     return _text({**state.sums, _name("build_info", version=__version__): 1})
 
 
-def cache_text(root: Path, limits: Limits) -> str:
+def cache_text(root: Path, limits: CollectorLimits) -> str:
     """The gauges of the cache *root*.  Raises: OSError."""
     found, space = inventory(root), os.statvfs(root)
     free, all_of_it = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize

@@ -45,7 +45,7 @@ class Damage(NamedTuple):
     """Whether jobs use it."""
 
 
-class _WrongError(Exception):
+class _DamageError(Exception):
     """Something is damaged; the message says how."""
 
 
@@ -62,13 +62,13 @@ class Verifier:
         self._read = read
 
     def run(self, items: Iterable[Item]) -> list[Damage]:
-        """What is wrong with *items*.  What somebody works on is left out.  Raises: OSError."""
+        """The problems of *items*.  Items that somebody works on are left out.  Raises: OSError."""
         items, damages = tuple(items), []
         with Tree(self._place.root) as self._tree:
             for item in items:
                 try:
                     self._check(item)
-                except (_WrongError, OSError) as error:
+                except (_DamageError, OSError) as error:
                     what = error.strerror or "" if isinstance(error, OSError) else str(error)
                     if (damage := self._judge(item, what)) is not None:
                         damages.append(damage)
@@ -103,11 +103,11 @@ class Verifier:
         return Damage(item.kind, item.path, what, removed, bool(item.leases))
 
     def _check(self, item: Item) -> None:
-        """Raises: _WrongError, OSError."""
+        """Raises: _DamageError, OSError."""
         if item.kind in {"blob", "manifest"}:
             digest = Digest.parse(item.digest)
             if self._hash(item.files[0], digest.algorithm) != digest.hex:
-                raise _WrongError("its content is not what its name says")
+                raise _DamageError("its content is not what its name says")
             return
         if item.kind == "layer":
             self._check_layer(item)
@@ -118,9 +118,9 @@ class Verifier:
             )
             return
         if item.sidecar.digest != item.digest:
-            raise _WrongError(f"its sidecar is that of {Digest.parse(item.sidecar.digest)}")
+            raise _DamageError(f"its sidecar is that of {Digest.parse(item.sidecar.digest)}")
         if self._hash(item.files[0], "sha256") != item.sidecar.sha256:
-            raise _WrongError(_FLIPPED)
+            raise _DamageError(_FLIPPED)
 
     def _check_layer(self, item: Item) -> None:
         if not item.complete:
@@ -129,20 +129,20 @@ class Verifier:
         try:
             known = LayerSidecar.parse(self._tree.read(sidecar, MAX_SIDECAR))
         except ValueError:
-            raise _WrongError("its sidecar can't be understood") from None
+            raise _DamageError("its sidecar can't be understood") from None
         if not known.is_of(item.digest, image.size, image.identity[-1]):
-            raise _WrongError("it is not the file that was published: its sidecar says another size or time")
+            raise _DamageError("it is not the file that was published: its sidecar says another size or time")
         checksum = Checksum()
         for chunk in self._content(image):
             checksum.add(chunk)
         if checksum.hexdigest() != known.crc32:
-            raise _WrongError(_FLIPPED)
+            raise _DamageError(_FLIPPED)
 
     def _missing(self, item: Item, otherwise: str) -> None:
         """Say which half is missing, if one is."""
         if len(item.files) > 1:
-            raise _WrongError(f"it {otherwise}")
-        raise _WrongError("it has no sidecar" if item.files[0].path == item.path else "there is a sidecar only")
+            raise _DamageError(f"it {otherwise}")
+        raise _DamageError("it has no sidecar" if item.files[0].path == item.path else "there is a sidecar only")
 
     def _hash(self, entry: CacheFile, algorithm: str) -> str:
         hasher = hashlib.new(algorithm)

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.reference import Reference
-    from enroot_slurm.trust.evidence import Source
+    from enroot_slurm.trust.evidence import EvidenceSource
 
 __all__ = ["Admission"]
 
 
 class Admission:
-    """What is asked of an image, and what the *caches* know of that; each with those who can have written it."""
+    """The rules for an image, and the verdicts that the *caches* have; each with the users that can have written it."""
 
     def __init__(self, wish: Demand, caches: Sequence[tuple[Path, set[int]]], own: CacheDirectory) -> None:
         self._demand = wish
@@ -46,7 +46,7 @@ class Admission:
         caches: Sequence[tuple[Path, set[int]]],
         own: CacheDirectory,
     ) -> Admission:
-        """What the files *policies* and the programs of the directories *verifiers* ask of the image *reference*.
+        """The rules for the image *reference*: the files *policies* and the programs of the directories *verifiers*.
 
         Raises: ImageRefused, when the name is enough to say no; ConfigError, when a policy is wrong or can't be read.
         """
@@ -57,7 +57,7 @@ class Admission:
         return self._demand.is_met or self._verdict(digest) is not None
 
     def verify(
-        self, digest: Digest, index: Digest | None, manifest_of: Callable[[Digest], Digest], source: Source
+        self, digest: Digest, index: Digest | None, manifest_of: Callable[[Digest], Digest], source: EvidenceSource
     ) -> Verdict:
         """The verdict on the image of the manifest *digest*, which is kept.
 

@@ -28,7 +28,7 @@ from enroot_slurm.settings.expansion import Variables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from enroot_slurm.registry.credentials import LoginFile, Source
+    from enroot_slurm.registry.credentials import CredentialSource, LoginFile
     from enroot_slurm.settings.config import Config
 
 __all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local", "read_auths", "state_of_logins"]
@@ -59,7 +59,7 @@ def credentials_of(repository: str, config: Config, warn: Callable[[str], None],
             return Credentials()
         path = Path(config.site_credentials)
         return Credentials.load(path, run_commands=False, strict=True, repository=repository, warn=warn)
-    sources: list[Callable[[], Source | None]] = []
+    sources: list[Callable[[], CredentialSource | None]] = []
     if "netrc" in config.credential_sources:
         sources.append(partial(read_logins, netrc_path(config), run_commands=config.credential_commands))
     if "docker" in config.credential_sources:
@@ -106,7 +106,7 @@ def node_local(path: Path) -> bool:
 
 
 def read_auths(each: AuthPath, config: Config) -> LoginFile | None:
-    """What is in the file of *each*; None if it is not there, and need not be.
+    """The content of the file of *each*; None if it is not there, and need not be.
 
     Raises: ConfigError, StorageError.
     """
@@ -137,7 +137,7 @@ def _of_variable(text: str) -> AuthFile:
     return AuthFile(text, _VARIABLE, strict=True)
 
 
-def _read(each: AuthPath, config: Config, warn: Callable[[str], None]) -> Source | None:
+def _read(each: AuthPath, config: Config, warn: Callable[[str], None]) -> CredentialSource | None:
     if each.doubt:
         warn(each.doubt)
         return None

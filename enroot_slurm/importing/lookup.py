@@ -115,7 +115,7 @@ class Lookup(NamedTuple):
         return [own] if self.shared is None else [(self.shared.root, self.shared.owners), own]
 
     def admission(self) -> Admission | None:
-        """What is asked of the image before it may be used; None: nothing.
+        """The check that the image has to pass before it may be used; None: there is none.
 
         Raises: ImageRefused, when its name is enough to say no; ConfigError.
         """
@@ -156,7 +156,7 @@ class Lookup(NamedTuple):
         return None
 
     def last_resolved(self) -> tuple[Digest, float] | None:
-        """What anybody has got for the tag last, and when (seconds since 1970)."""
+        """The last digest that anybody has got for the tag, and when (seconds since 1970)."""
         found = [read_tag(root, self.key, owners) for root, owners in self.caches]
         return max((each for each in found if each), key=lambda each: each[1], default=None)
 
@@ -243,7 +243,7 @@ class _NotHereError(Exception):
 
 
 def _epoch(text: str) -> int | None:
-    """What SOURCE_DATE_EPOCH says with *text* (reproducible-builds.org); an image has 32 bits for it."""
+    """The time that SOURCE_DATE_EPOCH states by *text* (reproducible-builds.org); an image has 32 bits for it."""
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= _LONGEST_TIME and int(text) < 1 << 32):

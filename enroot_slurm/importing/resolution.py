@@ -78,7 +78,7 @@ class Resolution:
             lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
         )
         self._named: Digest | None = None
-        """What the reference leads to, before a platform is picked, once it is known."""
+        """The document that the reference leads to, before a platform is picked, once it is known."""
         for text in (*config.doubts, *([lookup.warning] if lookup.warning else [])):
             progress.warn(text)
 
@@ -132,7 +132,7 @@ class Resolution:
         return self.lookup.reference.digest or self._named or self.repository.head()
 
     def _ask_or_recall(self) -> Digest:
-        """What the registry says; when it does not answer, what it said last, if the site wants that."""
+        """The registry's answer; when there is none, its last one, if the site wants that."""
         lookup, last = self.lookup, self.lookup.last_resolved()
         try:
             digest = self._ask()
@@ -153,7 +153,7 @@ class Resolution:
         return digest
 
     def remembering(self, call: Callable[[], _T]) -> _T:
-        """What *call* returns; what it raises is remembered for others."""
+        """Return the result of *call*; its error is remembered for others."""
         try:
             return call()
         except EnrootSlurmError as error:
@@ -162,7 +162,7 @@ class Resolution:
 
     @contextlib.contextmanager
     def turn(self, name: str, look: Callable[[], _T | None]) -> Iterator[_T | None]:
-        """What *look* finds; or None, while this process holds the lock *name*, or has waited for it long enough.
+        """The finding of *look*; or None, while this process holds the lock *name*, or has waited for it long enough.
 
         When another process, for which this one has waited, has failed, that failure is this one's too.
         """

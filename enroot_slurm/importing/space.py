@@ -121,7 +121,7 @@ class _Estimate:
             self._layers[layer.diff_id] = known, self._blobs[layer.descriptor.digest]
 
     def cache(self, *, careful: bool) -> _Need:
-        """What the cache is to get: blobs that it lacks, and images of layers."""
+        """Bytes that the cache is to get: blobs that it lacks, and images of layers."""
         need, blobs = _Need(), {}
         for layer, blob in self._layers.values():
             if layer is not None and layer.ready:
@@ -133,7 +133,7 @@ class _Estimate:
         return need.plus(_Need(download=sum(blob.descriptor.size for blob in missing)))
 
     def image(self, output: Path, *, careful: bool) -> _Need:
-        """What the image itself takes in the directory *output*."""
+        """Bytes that the image itself takes in the directory *output*."""
         need = _Need()
         if careful and self._linked and can_share_blocks(self._lookup.own.root, output):
             return need

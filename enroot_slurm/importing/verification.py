@@ -1,4 +1,4 @@
-"""What is known of an image without using it: whether it may be used, by whom it is signed, what is attached to it."""
+"""Facts about an image that is not used yet: whether it may be used, its signers, and its attachments."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def verify_image(uri: str, arch: str | None, config: Config, progress: Progress,
 
 
 def attachments_of(uri: str, arch: str | None, config: Config, progress: Progress) -> list[Attachment]:
-    """What is attached to the image *uri*.  Raises: what resolving raises."""
+    """The attachments of the image *uri*.  Raises: what resolving raises."""
     lookup = Lookup.of(uri, arch, config, strict=False)._replace(policies=(), verifiers=())
     with Resolution(lookup, config, progress) as resolution:
         digest = resolution.resolve()

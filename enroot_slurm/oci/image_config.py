@@ -38,7 +38,7 @@ class ImageConfig(NamedTuple):
     created: int = 0
     """Seconds since 1970, or 0 when that is not stated or not understood."""
     dropped: tuple[str, ...] = ()
-    """What the config has and the image does not get: a sentence for each, for people."""
+    """A sentence for people about each thing that the config has and the image does not get."""
 
     @classmethod
     def parse(cls, content: bytes) -> ImageConfig:

@@ -1,4 +1,4 @@
-"""What a registry says to those who ask for nothing but whether they are let in."""
+"""A registry's answer to a client that only asks for access."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Access(NamedTuple):
     used: bool
     """Whether they were accepted."""
     problem: str
-    """What became of them otherwise; or empty."""
+    """The reason why they were not accepted; or empty."""
     unasked: str
     """FILE:LINE of credentials that the registry did not ask for, or empty."""
     certificate: bool

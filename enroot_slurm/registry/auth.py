@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from enroot_slurm.registry.credentials import Credential, Credentials
     from enroot_slurm.registry.reach import Reach
 
-__all__ = ["Answer", "Ask", "Challenge", "Login", "parse_challenges"]
+__all__ = ["Ask", "Challenge", "Login", "TokenAnswer", "parse_challenges"]
 
 MAX_ANSWER = 1 << 20
 """Bytes that a token service may answer."""
@@ -59,7 +59,7 @@ _SERVICES = {
 """Token services and the registries that they serve: they get logins of those, and those alone get theirs."""
 
 
-class Answer(NamedTuple):
+class TokenAnswer(NamedTuple):
     """The answer of a token service."""
 
     status: int
@@ -70,7 +70,7 @@ class Answer(NamedTuple):
 class Ask(Protocol):
     """How a token service is asked."""
 
-    def __call__(self, url: str, authorization: str, form: bytes | None) -> Answer:
+    def __call__(self, url: str, authorization: str, form: bytes | None) -> TokenAnswer:
         """Send a GET, or a POST of *form*, once.  Raises: NetworkError; Passing when asking again may help."""
 
 
@@ -271,7 +271,7 @@ class Login:
         else:
             self._token, self._good = _read_token(answer, realm, None), False
 
-    def _request(self, credential: Credential | None) -> Answer:
+    def _request(self, credential: Credential | None) -> TokenAnswer:
         parts = urlsplit(self._realm)
         service = self._challenge.params.get("service", "")
         fields = {"service": service, "scope": self._scope}
@@ -294,7 +294,7 @@ class Login:
             answer = answer if posted.status in _NOT_THIS_WAY else posted
         return answer
 
-    def _post(self, parts: SplitResult, form: Mapping[str, str]) -> Answer:
+    def _post(self, parts: SplitResult, form: Mapping[str, str]) -> TokenAnswer:
         query = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if k.lower() not in _NOT_OURS]
         url = urlunsplit(parts._replace(query=urlencode(query), fragment=""))
         return self._ask(url, "", urlencode({**form, "client_id": _CLIENT_ID}, errors="surrogateescape").encode())
@@ -340,7 +340,7 @@ def _basic(credential: Credential) -> str:
     return "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
-def _read_token(answer: Answer, realm: Origin, credential: Credential | None) -> Token:
+def _read_token(answer: TokenAnswer, realm: Origin, credential: Credential | None) -> Token:
     if answer.status != 200:
         raise AccessDenied(f"{realm.netloc}, where to log in, answers {answer.status}{_said(answer, credential)}")
     try:
@@ -357,7 +357,7 @@ def _read_token(answer: Answer, realm: Origin, credential: Credential | None) ->
     return Token(f"Bearer {token}", credential, time.monotonic() + 0.9 * lifetime)
 
 
-def _said(answer: Answer, credential: Credential | None) -> str:
+def _said(answer: TokenAnswer, credential: Credential | None) -> str:
     """The token service's own words, in brackets; a secret that it repeats is not."""
     text = words_of(answer.body).text
     secret = credential.secret.reveal() if credential else ""

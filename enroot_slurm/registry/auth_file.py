@@ -74,7 +74,7 @@ class AuthFile:
         if not bare:
             self._add_helpers(document, problems)
         self.warnings = tuple(f"{name}: {p}" if not p.startswith(name) else p for p in problems[:20])
-        """What is wrong in it, for the user."""
+        """The problems in it, for the user."""
 
     @property
     def helpers(self) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _mapping(document: dict[str, Any], key: str, problems: list[str]) -> dict[st
 
 
 def _wrong(document: dict[str, Any]) -> str:
-    """What Docker refuses in the variable."""
+    """The problem for which Docker refuses the variable."""
     auths = document.get("auths")
     if document.keys() - {"auths"} or not isinstance(auths, dict):
         return "expected 'auths' and nothing else"

@@ -32,7 +32,7 @@ def is_kept_connection(error: BaseException) -> bool:
 
 
 def failure_of(error: BaseException, url: str, proxy: str = "") -> EnrootSlurmError:  # noqa: PLR0911 - a table, in order
-    """What *error*, of a request to *url* (through *proxy*, HOST:PORT), means.
+    """The cause of *error*, which a request to *url* (through *proxy*, HOST:PORT) raised.
 
     Its own text may hold a proxy's password and is not used.
     """

@@ -27,7 +27,7 @@ from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, OCI_INDEX, Descripto
 from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import referrers, refusals
 from enroot_slurm.registry.access import Access
-from enroot_slurm.registry.auth import MAX_ANSWER, Answer, Login
+from enroot_slurm.registry.auth import MAX_ANSWER, Login, TokenAnswer
 from enroot_slurm.registry.connections import Connections
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
@@ -239,7 +239,7 @@ class Repository:
         return content
 
     def referrers(self, digest: Digest) -> Iterator[bytes]:
-        """What refers to *digest*, as pages of an index (`referrers.pages`).  Raises: AccessDenied, NetworkError."""
+        """Manifests that refer to *digest*: an index's `referrers.pages`.  Raises: AccessDenied, NetworkError."""
         return referrers.pages(digest, self._page, self.document, self._base)
 
     def _page(self, path: str) -> tuple[str, bytes] | None:
@@ -351,7 +351,7 @@ class Repository:
         )
         return self._logins.setdefault((registry, repository), made)
 
-    def _ask(self, url: str, authorization: str, form: bytes | None) -> Answer:
+    def _ask(self, url: str, authorization: str, form: bytes | None) -> TokenAnswer:
         """The answer of the token service at *url* (auth.Ask)."""
         try:
             if form is None:
@@ -362,7 +362,7 @@ class Repository:
             with response:
                 if response.status in RETRIED:
                     raise refusals.passing(response, response.host)
-                return Answer(response.status, response.headers, response.read(MAX_ANSWER))
+                return TokenAnswer(response.status, response.headers, response.read(MAX_ANSWER))
         except Passing as error:
             error.before = True  # what it was for was not asked
             raise

@@ -92,7 +92,7 @@ class _Watched:
     """How many came over this connection."""
 
     connecting: ExitStack
-    """What ends with the connection's making: a proxy's tunnel and the TLS handshake, which a peer could drag out."""
+    """The making of a connection: a proxy's tunnel and the TLS handshake, which a peer could drag out."""
 
     def connect(self) -> None:
         self.answers = 0

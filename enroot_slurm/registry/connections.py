@@ -28,7 +28,7 @@ _Http = TypeVar("_Http", bound=_Closable)
 
 
 class Token(NamedTuple):
-    """What to send in Authorization, the login that gave it, and until when (by time.monotonic) it serves."""
+    """The value of Authorization, the login that gave it, and until when (by time.monotonic) it serves."""
 
     authorization: str
     credential: Credential | None

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
     from enroot_slurm.registry.netrc_file import Candidate
 
-__all__ = ["Credential", "Credentials", "LoginFile", "Secret", "Source", "read_logins"]
+__all__ = ["Credential", "CredentialSource", "Credentials", "LoginFile", "Secret", "read_logins"]
 
 _MAX_NETRC = 64 << 10
 _MAX_FILE = 1 << 20
 
 
-class Source(Protocol):
+class CredentialSource(Protocol):
     """A place where logins are written."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful about it, for the user."""
+        """The doubts about it, for the user."""
 
     def candidates(self, host: str, repository: str, user: str, *, default: bool) -> Iterator[Candidate]:
         """The logins for *repository* of *host* (and of *user*), the best first; or, with *default*, those for all."""
@@ -50,7 +50,7 @@ class Credentials:
 
     def __init__(
         self,
-        sources: Sequence[Callable[[], Source | None]] = (),
+        sources: Sequence[Callable[[], CredentialSource | None]] = (),
         *,
         name: str = "",
         repository: str = "",
@@ -58,7 +58,7 @@ class Credentials:
     ) -> None:
         self.name = name
         self._unread = list(sources)
-        self._read: list[Source] = []
+        self._read: list[CredentialSource] = []
         self._repository = repository
         self._warn = warn
         self._lock = threading.RLock()
@@ -75,7 +75,7 @@ class Credentials:
     ) -> Credentials:
         """Those in the file *path* alone, in netrc's or Docker's form; see `read_logins`."""
 
-        def read() -> Source | None:
+        def read() -> CredentialSource | None:
             return read_logins(path, run_commands=run_commands, strict=strict)
 
         return cls([read], name=str(path), repository=repository, warn=warn)
@@ -123,7 +123,7 @@ class Credentials:
             for source in self._sources():
                 yield from source.candidates(host, self._repository, user, default=default)
 
-    def _sources(self) -> Iterator[Source]:
+    def _sources(self) -> Iterator[CredentialSource]:
         at = 0
         while True:
             with self._lock:
@@ -136,7 +136,7 @@ class Credentials:
             yield source
             at += 1
 
-    def _next(self) -> Source | None:
+    def _next(self) -> CredentialSource | None:
         try:
             source = self._unread.pop(0)()
         except StorageError as error:
@@ -197,7 +197,7 @@ class LoginFile:
     def __init__(self, content: NetrcFile | AuthFile, doubts: tuple[str, ...]) -> None:
         self.candidates = content.candidates
         self.doubts = doubts
-        """What is doubtful about its owner and mode."""
+        """The doubts about its owner and mode."""
         self.warnings = (*doubts, *content.warnings)
         self.helpers = content.helpers if isinstance(content, AuthFile) else ()
 

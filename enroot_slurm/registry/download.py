@@ -127,5 +127,5 @@ class Download:
 
     @property
     def _encoded(self) -> str:
-        """What a message says of a body that a proxy seems to have compressed."""
+        """A message's words about a body that a proxy seems to have compressed."""
         return "" if self._encoding in {"", "identity"} else f", encoded as {printable(self._encoding, 40)} on its way"

@@ -19,7 +19,7 @@ from enroot_slurm.registry.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Answer", "HelperFailed", "ask_helper", "is_helper_name", "needs_desktop"]
+__all__ = ["HelperAnswer", "HelperFailed", "ask_helper", "is_helper_name", "needs_desktop"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _NOT_FOUND = "credentials not found in native keychain"
@@ -30,7 +30,7 @@ class HelperFailed(AccessDenied):
     """A helper said neither a login nor that it has none."""
 
 
-class Answer(NamedTuple):
+class HelperAnswer(NamedTuple):
     """The answer of a helper."""
 
     login: str
@@ -47,12 +47,12 @@ def needs_desktop(name: str) -> bool:
     return name in _DESKTOP
 
 
-_answers: dict[tuple[str, str], Answer | HelperFailed | None] = {}
+_answers: dict[tuple[str, str], HelperAnswer | HelperFailed | None] = {}
 _lock = threading.Lock()
 
 
-def ask_helper(name: str, keys: Iterable[str], place: str) -> Answer | None:
-    """What the helper *name* says of the first of *keys* (hosts, or URLs) that it knows; None, when it knows none.
+def ask_helper(name: str, keys: Iterable[str], place: str) -> HelperAnswer | None:
+    """The helper *name*'s answer for the first of *keys* (hosts, or URLs) that it knows; None if it knows none.
 
     It is asked once for each key in this process.  *place* says where it is named.
 
@@ -73,7 +73,7 @@ def ask_helper(name: str, keys: Iterable[str], place: str) -> Answer | None:
     return None
 
 
-def _ask(name: str, key: str, place: str) -> Answer | None:
+def _ask(name: str, key: str, place: str) -> HelperAnswer | None:
     program = f"docker-credential-{name}"
     path = shutil.which(program)
     if path is None:
@@ -98,7 +98,7 @@ def _ask(name: str, key: str, place: str) -> Answer | None:
     return _read(output.text, f"{place}: {program}", hint)
 
 
-def _read(text: bytes, what: str, hint: str) -> Answer | None:
+def _read(text: bytes, what: str, hint: str) -> HelperAnswer | None:
     try:
         document = json.loads(text)
         login, secret = document.get("Username", ""), document.get("Secret", "")
@@ -106,4 +106,4 @@ def _read(text: bytes, what: str, hint: str) -> Answer | None:
         raise HelperFailed(f"{what} did not print a JSON object", hint=hint) from None
     if not isinstance(login, str) or not isinstance(secret, str) or bool(login) > bool(secret):
         raise HelperFailed(f"{what} printed no Username and Secret", hint=hint)
-    return Answer(login, Secret(secret)) if secret else None
+    return HelperAnswer(login, Secret(secret)) if secret else None

@@ -47,7 +47,7 @@ class NetrcWord(NamedTuple):
 
 
 class MachineEntry(NamedTuple):
-    """What one ``machine`` (or ``default``, with an empty name) says, and where: characters of the file, and a line."""
+    """One ``machine`` (or ``default``, with an empty name), and its place: characters of the file, and a line."""
 
     machine: str
     login: str

@@ -55,7 +55,7 @@ class NetrcFile:
         self._lock = threading.Lock()
         doubts = [(entry.line, doubt) for entry in self._entries if (doubt := _doubt(entry))]
         self.warnings = tuple(f"{name}:{line}: {doubt}" for line, doubt in doubts[:_MAX_DOUBTS])
-        """What is doubtful about the content, for the user."""
+        """The doubts about the content, for the user."""
 
     def candidates(self, host: str, _repository: str, user: str, *, default: bool) -> Iterator[Candidate]:
         """The logins for *host*; with *default* those of ``default``.
@@ -94,7 +94,7 @@ class NetrcFile:
 
 
 def _doubt(entry: netrc.MachineEntry) -> str:
-    """What curl passes over in *entry*, but nobody can have meant."""
+    """Parts of *entry* that curl passes over, and that nobody can have meant."""
     if "/" in entry.machine:
         host = entry.machine.partition("://")[2] or entry.machine
         return f"a machine is a host, not a URL: write machine {printable(host.partition('/')[0], 100)}"
@@ -102,7 +102,7 @@ def _doubt(entry: netrc.MachineEntry) -> str:
 
 
 def _evaluate(text: str, where: str) -> str:
-    """What the shell makes of *text*, a variable or a command: the first line.
+    """The first line that the shell makes of *text*, a variable or a command.
 
     A command that fails is an error and never leads to other credentials (CVE-2021-41092).
     """

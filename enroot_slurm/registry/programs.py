@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Output", "run"]
+__all__ = ["ProgramOutput", "run"]
 
 TIMEOUT = 20.0
 """Seconds."""
@@ -22,7 +22,7 @@ MAX_OUTPUT = 64 << 10
 _GLANCE = 0.1  # seconds between two looks whether the program has ended
 
 
-class Output(NamedTuple):
+class ProgramOutput(NamedTuple):
     """The output of a program, which may be a secret, and how it ended."""
 
     text: bytes
@@ -31,10 +31,10 @@ class Output(NamedTuple):
     """Why it was killed, such as "took longer than 20 s"; or empty."""
 
     def __repr__(self) -> str:
-        return f"Output(***, {self.status}, {self.problem!r})"
+        return f"ProgramOutput(***, {self.status}, {self.problem!r})"
 
 
-def run(command: Sequence[str], *, given: bytes = b"", quiet: bool = False) -> Output:
+def run(command: Sequence[str], *, given: bytes = b"", quiet: bool = False) -> ProgramOutput:
     """The output of *command*, which reads *given* (a few hundred bytes); *quiet*: its messages go nowhere.
 
     It has a session of its own, all of which is killed at the limits; so no service that it leaves behind, and that
@@ -64,7 +64,7 @@ def run(command: Sequence[str], *, given: bytes = b"", quiet: bool = False) -> O
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return Output(text, process.returncode, problem)
+    return ProgramOutput(text, process.returncode, problem)
 
 
 def _read(process: subprocess.Popen[bytes], fd: int, deadline: float) -> tuple[bytes, str]:

@@ -39,7 +39,7 @@ _LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 
 
 class Reach:
-    """What one *registry* may lead to; *trusted* are HOST, ``*.DOMAIN``, ADDRESS or ADDRESS/BITS."""
+    """Hosts and addresses that a *registry* may lead to; *trusted* are HOST, ``*.DOMAIN``, ADDRESS or ADDRESS/BITS."""
 
     def __init__(self, registry: Origin, trusted: Sequence[str] = ()) -> None:
         self._registry = registry

@@ -1,4 +1,4 @@
-"""What refers to an image: the registry's own list, or the index that clients keep under a tag in place of it.
+"""Manifests that refer to an image: the registry's list, or the index that clients keep under a tag in place of it.
 
 Source: OCI distribution-spec 1.1, "Listing Referrers" and "Unavailable Referrers API".
 """

@@ -43,4 +43,4 @@ class Credential(NamedTuple):
     source: str
     """FILE:LINE, or a file and the key in it, for messages."""
     kind: str = "password"
-    """What the secret is: ``password``; ``identity``: a refresh token; ``registry``: a token for itself."""
+    """The kind of secret: ``password``; ``identity``: a refresh token; ``registry``: a token for itself."""

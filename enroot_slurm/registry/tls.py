@@ -134,7 +134,7 @@ _ALERTS = (
 
 
 def describe_failure(error: BaseException) -> tuple[str, str, bool]:
-    """What the TLS *error* means, what to do about it, and whether it may pass."""
+    """The meaning of the TLS *error*, a hint, and whether it may pass with time."""
     text = f"{getattr(error, 'reason', '')} {error}"
     for parts, meaning, hint in _ALERTS:
         if any(part in text for part in parts):

@@ -68,7 +68,7 @@ class Transport(NamedTuple):
     insecure_registries: frozenset[str] = frozenset()
     """Registries, as written in references, that are asked by http://."""
     trusted_hosts: tuple[str, ...] = ()
-    """What registries may lead to, wherever it is: see `enroot_slurm.registry.reach`."""
+    """Hosts and addresses that registries may lead to, wherever they are: see `enroot_slurm.registry.reach`."""
     ca_file: str = ""
     """CA certificates in place of the system's."""
     certs_dirs: tuple[Path, ...] = ()

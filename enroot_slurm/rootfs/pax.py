@@ -53,7 +53,7 @@ def read_records(data: bytes, room: int) -> tuple[Records, int]:
 
 
 def in_force(everywhere: Mapping[bytes, bytes], records: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """What holds for a member: its own *records* over those that hold *everywhere*.
+    """The records that hold for a member: its own *records* over those that hold *everywhere*.
 
     An empty value takes back what was said before.
     """

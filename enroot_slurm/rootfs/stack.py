@@ -118,7 +118,7 @@ class LayerNames:
         return False
 
     def find(self, path: bytes) -> int | None:
-        """What is at *path* in this layer, and no directory: `VISIBLE`, a hidden member's number, or None."""
+        """The member at *path* in this layer that is no directory: `VISIBLE`, a hidden member's number, or None."""
         key = hash(path)
         return VISIBLE if self._stack.names.get(key) == self._code else self._hidden.get(key)
 

@@ -97,7 +97,7 @@ class Config(NamedTuple):
     shared_cache: str
     """An absolute path; empty: there is none."""
     cache_user: str
-    """Who owns the shared cache; empty: whoever does."""
+    """The user that owns the shared cache; empty: any user may."""
     site_credentials: str
     """An absolute path; empty: images of the shared cache are fetched without credentials."""
     auth_file: str
@@ -150,7 +150,7 @@ class Config(NamedTuple):
     verifier_dir: tuple[str, ...]
     """Absolute paths, likewise."""
     doubts: tuple[str, ...]
-    """What is no error, but hardly meant: variables called ``ENROOT_SLURM_...`` that no setting has."""
+    """Doubts that are no errors: variables called ``ENROOT_SLURM_...`` that no setting has."""
     trusted: bool
     """Whether neither the environment nor the user's file counts, as for a hook that root starts."""
     origins: Mapping[str, str]
@@ -209,7 +209,7 @@ class Config(NamedTuple):
 
     @staticmethod
     def check(file: Path, *, environ: Mapping[str, str] | None = None) -> list[Problem]:
-        """What is wrong with *file*, in its order: a YAML file, or an enroot.conf if its name ends with ``.conf``."""
+        """The problems of *file*, in its order: a YAML file, or an enroot.conf if its name ends with ``.conf``."""
         environ = os.environ if environ is None else environ
         variables = Variables(environ)
         problems: list[Problem] = []
@@ -345,7 +345,7 @@ def _add_enroot_conf(
 
 
 def _content(file: Path, problems: list[Problem], *, required: bool, trusted: bool = False) -> bytes | None:
-    """What is in *file*; None where there is nothing to read, which is a problem if it is *required*."""
+    """The content of *file*; None where there is nothing to read, which is a problem if it is *required*."""
     try:
         # O_NONBLOCK: a FIFO must not hang the process.
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)

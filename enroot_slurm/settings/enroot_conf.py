@@ -50,7 +50,7 @@ def conf_file(default: Path, environ: Mapping[str, str]) -> Path:
 
 
 def read_entries(name: str, content: bytes, variables: Variables) -> tuple[list[Assignment], list[tuple[str, Problem]]]:
-    """What the file *name* says about settings, and the problems of lines that are settings, each with its key.
+    """The settings in the file *name*, and the problems of lines that are settings, each with its key.
 
     *variables* gets the values of all lines, so that later lines and files can use them.
     """

@@ -34,7 +34,7 @@ _MAX_LENGTH = 4096  # a value may hold an earlier one twice, and so would double
 
 
 class Variables:
-    """What may stand in a value: *environ*, and for what is missing there the user's own data and XDG's defaults."""
+    """Variables that a value may use: *environ*; for those missing there, the user's own data and XDG's defaults."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._known = dict(environ)

@@ -77,7 +77,7 @@ class Assignment(NamedTuple):
 
     @classmethod
     def of_variable(cls, setting: Setting, text: str, where: str, source: str) -> Assignment | None:
-        """What the *setting*'s variable says with the value *text*; None for an empty one, which is as good as unset.
+        """The value of *setting* that its variable states by *text*; None for an empty one, which counts as unset.
 
         enroot unsets a variable whose value is ``no``: where that is no value of the setting, its default applies.
         """

@@ -22,7 +22,7 @@ __all__ = ["read_snapshot", "write_snapshot"]
 
 
 def read_snapshot(copy: Path, name: str, content: bytes) -> list[Assignment] | None:
-    """What the file *name* with the *content* says, if *copy* knows it."""
+    """The settings in the *content* of the file *name*, if *copy* has them."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         descriptor = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:

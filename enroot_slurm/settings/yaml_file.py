@@ -27,7 +27,7 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000
 
 
 def read_entries(name: str, content: bytes) -> tuple[list[Assignment], list[Problem]]:
-    """What the file *name* with the *content* says about settings, and what is wrong with its form.
+    """The settings in the *content* of the file *name*, and the problems of its form.
 
     A key without a value says nothing.
     """
@@ -63,7 +63,7 @@ def _compose(name: str, text: str) -> tuple[Any, list[Problem]]:
 
 
 def _refused_features(name: str, events: Iterable[Any]) -> list[Problem]:
-    """What composing must not be tried with; found from events, which need no recursion however deep a file nests."""
+    """Find a file that must not be composed, from its events: they need no recursion however deep a file nests."""
     problems: list[Problem] = []
     depth = 0
     for event in events:

@@ -1,4 +1,4 @@
-"""What becomes of each import, told where an administrator looks: an event to count, and an entry of the journal."""
+"""Each import's outcome, told where an administrator looks: an event to count, and an entry of the journal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DOORS", "RESULTS", "accounted", "result_of"]
 
 DOORS = ("prolog", "stagein", "step", "prefetch", "cli")
-"""Who asks for images."""
+"""The doors through which images are asked for."""
 _RESULTS = (
     (errors.RateLimited, "rate_limited"),
     (errors.ImageRefused, "blocked"),
@@ -36,7 +36,7 @@ _RESULTS = (
     (errors.EnrootSlurmError, "failed"),
 )
 RESULTS = ("ok", "reused", *(name for _, name in _RESULTS))
-"""What becomes of imports."""
+"""The outcomes of imports."""
 
 
 class _Made(Protocol):
@@ -60,7 +60,7 @@ def accounted(
     progress: Progress | None = None,
     job: str = "",
 ) -> _T:
-    """What *work* returns, an image that *uri* names; *events* and the system's log get to know of it.
+    """Return the result of *work*, an image that *uri* names, and note it in *events* and the system's log.
 
     *work* is to tell the progress that it is given, which passes on to *progress*.  Raises: what *work* raises.
     """

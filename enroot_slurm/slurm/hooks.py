@@ -334,7 +334,7 @@ def _release(job: Job, config: Config, *, shared: bool) -> int:
 
 
 def _staged(job: Job, config: Config) -> Path | None:
-    """What stage-in has noted about the job: not read here, for it is the cache user's."""
+    """Stage-in's note about the job: not read here, because the file is the cache user's."""
     if config.shared_cache:
         for restart in dict.fromkeys((job.restart, 0)):
             path = Path(config.shared_cache, "jobs", f"{job.id}.{restart}", "requests.json")

@@ -16,6 +16,7 @@ the path.  In all other cases the script is the user's own file.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
     from enroot_slurm.slurm.command_line import Component, Option
     from enroot_slurm.slurm.request import Request
 
-    _Get = Callable[[str, str], "Image"]
-    _Images = dict[tuple[str, str], "Image"]
+    _Get = Callable[[str, str], "ImportedImage"]
+    _Images = dict[tuple[str, str], "ImportedImage"]
 
 __all__ = [
     "DIGEST_VARIABLE",
     "IMAGE_VARIABLE",
     "Doors",
-    "Image",
+    "ImportedImage",
     "Launch",
     "image_uri",
     "pinned",
@@ -54,7 +55,7 @@ _PYXIS, _OURS = IMAGE_OPTIONS
 _HELP_ENTRY = re.compile(r"^ {1,8}--container-image\b.*(?:\n {9,}.*)*", re.MULTILINE)
 
 
-class Image(Protocol):
+class ImportedImage(Protocol):
     """An image that was imported; `enroot_slurm.importing.to_cache.CachedImage` is one."""
 
     @property
@@ -66,7 +67,8 @@ class Image(Protocol):
         """Of the manifest for the platform."""
 
 
-class Launch(NamedTuple):
+@dataclass(frozen=True)
+class Launch:
     """How Slurm's program is to be called.
 
     words        its arguments
@@ -132,7 +134,7 @@ def image_uri(text: str) -> str:
     return text if "://" in text else f"docker://{text}"
 
 
-def pinned(uri: str, image: Image) -> str:
+def pinned(uri: str, image: ImportedImage) -> str:
     """*uri* with the image's digest, and with ``/`` behind the registry where that may be: no shell minds it."""
     reference = Reference.parse(uri)._replace(digest=image.digest)
     registry = f"{reference.registry}#"

@@ -16,7 +16,7 @@ from enroot_slurm import errors
 if TYPE_CHECKING:
     from enroot_slurm.errors import EnrootSlurmError
 
-__all__ = ["EX_CONFIG", "FAIL", "NEXT", "OWN", "REFUSE", "RULES", "WAIT", "Rule", "rule_of"]
+__all__ = ["EX_CONFIG", "FAIL", "NEXT", "OWN", "REFUSE", "RULES", "WAIT", "FaultRule", "rule_of"]
 
 EX_CONFIG = 78
 """How a task ends that does not get its image; sysexits.h."""
@@ -36,7 +36,7 @@ REFUSE = "refuses the job"
 HOLD = "holds the job"
 
 
-class Rule(NamedTuple):
+class FaultRule(NamedTuple):
     """The treatment of errors of class *error*, and of derived classes without a rule of their own."""
 
     error: type[EnrootSlurmError]
@@ -48,23 +48,23 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(errors.UsageError, "user", NOTE, FAIL, REFUSE),
-    Rule(errors.ConfigError, "site", NOTE, OWN, HOLD),
-    Rule(errors.NotFound, "user", NEXT, FAIL, HOLD),
-    Rule(errors.AccessDenied, "user", NEXT, FAIL, HOLD),
-    Rule(errors.ImageRefused, "user", NOTE, FAIL, HOLD),
-    Rule(errors.NetworkError, "site", WAIT, OWN, HOLD),
-    Rule(errors.UnsupportedImage, "user", NOTE, FAIL, HOLD),
-    Rule(errors.IntegrityError, "site", NOTE, FAIL, HOLD),
-    Rule(errors.StorageError, "site", NEXT, OWN, HOLD),
-    Rule(errors.ConversionError, "node", NOTE, OWN, HOLD),
-    Rule(errors.WorkerFailed, "node", NOTE, OWN, HOLD),
-    Rule(errors.EnrootSlurmError, "node", NOTE, OWN, HOLD),
+    FaultRule(errors.UsageError, "user", NOTE, FAIL, REFUSE),
+    FaultRule(errors.ConfigError, "site", NOTE, OWN, HOLD),
+    FaultRule(errors.NotFound, "user", NEXT, FAIL, HOLD),
+    FaultRule(errors.AccessDenied, "user", NEXT, FAIL, HOLD),
+    FaultRule(errors.ImageRefused, "user", NOTE, FAIL, HOLD),
+    FaultRule(errors.NetworkError, "site", WAIT, OWN, HOLD),
+    FaultRule(errors.UnsupportedImage, "user", NOTE, FAIL, HOLD),
+    FaultRule(errors.IntegrityError, "site", NOTE, FAIL, HOLD),
+    FaultRule(errors.StorageError, "site", NEXT, OWN, HOLD),
+    FaultRule(errors.ConversionError, "node", NOTE, OWN, HOLD),
+    FaultRule(errors.WorkerFailed, "node", NOTE, OWN, HOLD),
+    FaultRule(errors.EnrootSlurmError, "node", NOTE, OWN, HOLD),
 )
 """The table; of an error's classes, the nearest one that is here counts."""
 
 
-def rule_of(error: type[EnrootSlurmError] | EnrootSlurmError) -> Rule:
+def rule_of(error: type[EnrootSlurmError] | EnrootSlurmError) -> FaultRule:
     """The rule for an error, or for a class of them."""
     kind = error if isinstance(error, type) else type(error)
     rules = {rule.error: rule for rule in RULES}

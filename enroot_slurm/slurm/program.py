@@ -17,7 +17,7 @@ __all__ = ["complete_environment", "one_line", "run_program", "say"]
 
 
 def run_program(main: Callable[..., int], words: list[str], tell: Callable[[EnrootSlurmError], None]) -> int:
-    """What ``main(*words)`` returns, or the status of the error it raises, which *tell* is told.
+    """Return the status of ``main(*words)``, or that of the error it raises; *tell* gets the error.
 
     The signals that end a process raise KeyboardInterrupt in it, once, so that everything is cleaned up.
     """

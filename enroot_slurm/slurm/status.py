@@ -98,7 +98,7 @@ def job_file(root: Path, job: str, node: str, step: str, word: str = "import") -
 
 
 def statuses(roots: Iterable[Path], job: str) -> list[Status]:
-    """What is being done for *job* (``JOBID.RESTART``), with the caches *roots*; the prolog's part first."""
+    """The work that goes on for *job* (``JOBID.RESTART``), with the caches *roots*; the prolog's part first."""
     files = [file for root in roots for file in root.glob(f"jobs/{job}/import-*.json")]
     found = [status for status in map(Status.read, files) if status is not None]
     return sorted(found, key=lambda status: (status.step != PROLOG, status))

@@ -56,7 +56,7 @@ class StepImage(NamedTuple):
     """An image that a step has."""
 
     name: str
-    """What the job calls it; empty: it has no name."""
+    """The job's own name for the image; empty: it has none."""
     path: str
     digest: str
     """Of the manifest; empty for a file that the job names itself."""

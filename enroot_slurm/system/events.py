@@ -1,4 +1,4 @@
-"""What has happened on this node, to be counted: a line of JSON for each event, appended to one file.
+"""Events of this node, to be counted: a line of JSON for each, appended to one file.
 
     RUN_PATH/events     root's (0600); hooks open it before they become somebody else
 

@@ -132,7 +132,7 @@ def fork(
 def run(
     function: Callable[[], Any], identity: Identity | None, *, deadline: float = 60, keep: Sequence[int] = ()
 ) -> Any:
-    """What *function* returns in a child as *identity* (None: as this user): what JSON has, 64 KiB of it at most.
+    """Return the result of *function* in a child as *identity* (None: as this user): JSON's values, at most 64 KiB.
 
     Raises: what it raises, if that is an EnrootSlurmError; WorkerFailed, when the child crashes, says too much or takes
     longer than *deadline* seconds (it is ended then).

@@ -106,7 +106,7 @@ def _read(path: Path, limit: int) -> FileContent:
 
 
 def _receive(fd: int, limit: int, deadline: float) -> bytes | None:
-    """What comes through the pipe *fd* until its end; None if that is not there in time."""
+    """The bytes that come through the pipe *fd* until its end; None if the end is not there in time."""
     received = bytearray()
     while len(received) <= limit + 100:
         ready, _, _ = select.select([fd], [], [], max(0, deadline - time.monotonic()))

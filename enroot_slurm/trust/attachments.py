@@ -1,4 +1,4 @@
-"""What else people attach to images: provenance, bills of materials, anything; listed, not verified.
+"""Other attachments of images: provenance, bills of materials, anything; listed, not verified.
 
     in the index, as a manifest for the platform unknown/unknown     BuildKit; not signed
     tag sha256-HEX.att                                               cosign 1 and 2; signed
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from enroot_slurm.oci.digest import Digest
-    from enroot_slurm.trust.evidence import Blob, Source
+    from enroot_slurm.trust.evidence import BlobDescriptor, EvidenceSource
 
 __all__ = ["MAX_SBOM", "Attachment", "attachments", "sbom_in"]
 
@@ -56,8 +56,8 @@ class Attachment(NamedTuple):
         return self.kind.startswith(_SBOMS)
 
 
-def attachments(source: Source, digest: Digest, index: Digest | None) -> list[Attachment]:
-    """What is attached to the manifest *digest*, and to the *index* that it was taken from, if there is one.
+def attachments(source: EvidenceSource, digest: Digest, index: Digest | None) -> list[Attachment]:
+    """The attachments of the manifest *digest*, and of the *index* that it was taken from, if there is one.
 
     Raises: what *source* does when the registry does not answer.
     """
@@ -72,7 +72,7 @@ def attachments(source: Source, digest: Digest, index: Digest | None) -> list[At
     return list(found.values())
 
 
-def sbom_in(attachment: Attachment, source: Source) -> bytes | None:
+def sbom_in(attachment: Attachment, source: EvidenceSource) -> bytes | None:
     """The bill of materials that *attachment* is, as JSON; None where it can't be understood."""
     if attachment.size > MAX_SBOM:
         return None
@@ -98,7 +98,7 @@ def _predicate(statement: bytes) -> bytes:
     return json.dumps(predicate, indent=2).encode()
 
 
-def _in_index(source: Source, index: Digest, digest: Digest) -> Iterator[Attachment]:
+def _in_index(source: EvidenceSource, index: Digest, digest: Digest) -> Iterator[Attachment]:
     content = source.document(str(index))
     for entry in blobs_of(content, "manifests") if content else []:
         if (
@@ -110,13 +110,13 @@ def _in_index(source: Source, index: Digest, digest: Digest) -> Iterator[Attachm
                 yield _attachment(layer, layer.annotations.get("in-toto.io/predicate-type"), is_signed=False)
 
 
-def _by_tag(source: Source, digest: Digest) -> Iterator[Attachment]:
+def _by_tag(source: EvidenceSource, digest: Digest) -> Iterator[Attachment]:
     content = source.document(f"{digest.algorithm}-{digest.hex}.att")
     for layer in blobs_of(content)[:MAX_SIGNATURES] if content else []:
         yield _attachment(layer, layer.annotations.get("predicateType"), is_signed=True)
 
 
-def _referring(source: Source, digest: Digest) -> Iterator[Attachment]:
+def _referring(source: EvidenceSource, digest: Digest) -> Iterator[Attachment]:
     for number, referrer in enumerate(referrers_of(source.referrers(digest))):
         if number == MAX_SIGNATURES:
             return
@@ -134,6 +134,6 @@ def _referring(source: Source, digest: Digest) -> Iterator[Attachment]:
                 yield _attachment(layer, kind or (None if is_signed else referrer.kind), is_signed=is_signed)
 
 
-def _attachment(layer: Blob, kind: Any, *, is_signed: bool) -> Attachment:
+def _attachment(layer: BlobDescriptor, kind: Any, *, is_signed: bool) -> Attachment:
     kind = kind if isinstance(kind, str) and kind else layer.kind
     return Attachment(kind, layer.digest, layer.size, layer.kind, is_signed)

@@ -59,7 +59,7 @@ def signature(content: bytes, place: str) -> Signature:
 
 
 def pae(kind: str, payload: bytes) -> bytes:
-    """What is signed of a *payload*: the pre-authentication encoding of DSSE."""
+    """The bytes of a *payload* that are signed: the pre-authentication encoding of DSSE."""
     name = kind.encode()
     return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)
 
@@ -74,7 +74,7 @@ def predicate_of(content: bytes) -> str:
 
 
 def read_statement(payload: bytes) -> Claim:
-    """What the statement *payload* approves.
+    """The digests that the statement *payload* approves.
 
     An attestation, of what is in an image or how it was built, is no approval, whoever has signed it.
     Raises: Malformed.

@@ -1,4 +1,4 @@
-"""What there is to an image's digest: signatures, where cosign's releases put them.
+"""Evidence for an image's digest: signatures, where cosign's releases put them.
 
     tag sha256-HEX.sig in the image's repository   cosign 1 and 2 (`simple_signing`)
     referrers of the digest                        cosign 3 (`bundle`)
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.trust.signature import Signature
 
-__all__ = ["MAX_SIGNATURES", "Blob", "Evidence", "Found", "Source", "blobs_of", "referrers_of"]
+__all__ = ["MAX_SIGNATURES", "BlobDescriptor", "Evidence", "EvidenceSource", "Found", "blobs_of", "referrers_of"]
 
 MAX_SIGNATURES = 64
 """Layers of a .sig image, and referrers, that are looked at."""
@@ -31,7 +31,7 @@ _OTHERS = ("application/vnd.cncf.notary.", "application/spdx+json", "application
 """Kinds of referrers that are known to hold no signature that is understood."""
 
 
-class Source(Protocol):
+class EvidenceSource(Protocol):
     """The repository of the image, which verifies what it hands out by digest."""
 
     def document(self, target: str) -> bytes | None:
@@ -44,8 +44,8 @@ class Source(Protocol):
         """The indexes, page by page, of what refers to *digest*; none where nothing does."""
 
 
-class Blob(NamedTuple):
-    """What a descriptor says that points to a blob, or to the manifest of a referrer."""
+class BlobDescriptor(NamedTuple):
+    """A descriptor that points to a blob, or to the manifest of a referrer."""
 
     kind: str
     """Its media type, or the type of the artifact."""
@@ -64,16 +64,16 @@ class Found(NamedTuple):
 class Evidence:
     """The signatures of an image's digests; each is asked for once, and only when somebody wants it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: EvidenceSource) -> None:
         self._source = source
         self._found: dict[tuple[bool, Digest], list[Found]] = {}
         self.places: list[str] = []
         """Where has been looked."""
 
     def of(self, digest: Digest) -> Iterator[Found]:
-        """What is attached to the manifest *digest*.
+        """The attachments of the manifest *digest*.
 
-        Raises: what `Source` does when the registry does not answer: no answer is never taken for no signature.
+        Raises: what `EvidenceSource` does when the registry does not answer: no answer is never taken for no signature.
         """
         for is_bundle, find, where in (
             (False, self._tagged, f"{_tag(digest)}.sig"),
@@ -97,7 +97,7 @@ class Evidence:
             place = f"signature {number} of {_tag(digest)[:19]}.sig"
             yield self._look(place, lambda layer=layer, place=place: self._simple(layer, place))
 
-    def _simple(self, layer: Blob, place: str) -> Signature:
+    def _simple(self, layer: BlobDescriptor, place: str) -> Signature:
         if layer.kind != simple_signing.LAYER:
             raise Malformed("its media type is not that of a signature")
         if layer.size > simple_signing.MAX_PAYLOAD:
@@ -121,7 +121,7 @@ class Evidence:
         except Malformed as error:
             yield Found(None, f"the list of referrers: {error}")
 
-    def _bundle(self, referrer: Blob, subject: Digest, place: str) -> Signature | None:
+    def _bundle(self, referrer: BlobDescriptor, subject: Digest, place: str) -> Signature | None:
         """The signature that *referrer* has; None: it is something else."""
         if referrer.size > _MAX_REFERRER:
             return None
@@ -145,7 +145,7 @@ class Evidence:
             return Found(None, f"{place}: {printable(str(error))}")
 
 
-def blobs_of(content: bytes, name: str = "layers") -> list[Blob]:
+def blobs_of(content: bytes, name: str = "layers") -> list[BlobDescriptor]:
     """The layers of the manifest *content*, or what else is in its list *name*.  Raises: Malformed."""
     document = loaded(content, "manifest", MAX_DOCUMENT)
     if name == "layers" and document.get("mediaType", OCI_MANIFEST) not in (OCI_MANIFEST, DOCKER_MANIFEST):
@@ -153,13 +153,13 @@ def blobs_of(content: bytes, name: str = "layers") -> list[Blob]:
     return [_blob(each) for each in member(document, name, list)]
 
 
-def referrers_of(pages: Iterable[bytes]) -> Iterator[Blob]:
-    """What the indexes *pages* list.  Raises: Malformed."""
+def referrers_of(pages: Iterable[bytes]) -> Iterator[BlobDescriptor]:
+    """The entries of the indexes *pages*.  Raises: Malformed."""
     for page in pages:
         yield from blobs_of(page, "manifests")
 
 
-def _blob(value: object) -> Blob:
+def _blob(value: object) -> BlobDescriptor:
     whole = {"descriptor": value}
     kind = member(whole, "descriptor.mediaType", str)
     artifact = value.get("artifactType") if isinstance(value, dict) else None
@@ -171,7 +171,7 @@ def _blob(value: object) -> Blob:
         raise Malformed(str(error)) from None
     if size < 0:
         raise Malformed("a size is negative")
-    return Blob(
+    return BlobDescriptor(
         artifact if isinstance(artifact, str) and artifact else kind,
         digest,
         size,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from enroot_slurm.oci.digest import Digest
-    from enroot_slurm.trust.evidence import Source
+    from enroot_slurm.trust.evidence import EvidenceSource
     from enroot_slurm.trust.names import ImageName
     from enroot_slurm.trust.requirements import Read, Rule
     from enroot_slurm.trust.verifiers import Verifiers
@@ -32,7 +32,7 @@ SYSTEM_POLICIES = ("/etc/containers/policy.json", "/usr/share/containers/policy.
 
 
 class Demand(NamedTuple):
-    """What is asked of one image."""
+    """The rules for one image."""
 
     name: ImageName
     rules: tuple[Rule, ...]
@@ -59,16 +59,16 @@ class Demand(NamedTuple):
         """Whether *verdict* answers just this for the manifest *digest*."""
         return verdict[:3] == (str(self.name), str(digest), self.fingerprint)
 
-    def decide(self, digests: tuple[Digest, ...], document: bytes, source: Source) -> Verdict:
+    def decide(self, digests: tuple[Digest, ...], document: bytes, source: EvidenceSource) -> Verdict:
         """The verdict on the image, whose manifest is the last of *digests*; before it is the index it was taken from.
 
         *document* is that of the first one.
 
         Raises: ImageRefused; ConfigError; what *source* raises.
         """
-        from enroot_slurm.trust.judge import Image, judge  # noqa: PLC0415 - a hit judges nothing
+        from enroot_slurm.trust.judge import JudgedImage, judge  # noqa: PLC0415 - a hit judges nothing
 
-        image = Image(self.name, digests, str(self.name))
+        image = JudgedImage(self.name, digests, str(self.name))
         by: list[str] = []
         for rule in self.rules:
             by += [each.by for each in judge(rule, image, source)]
@@ -84,7 +84,7 @@ class Demand(NamedTuple):
 
 
 def demand(name: ImageName, policies: Sequence[str], directories: Sequence[str]) -> Demand:
-    """What the files *policies* (or `AUTO`) and the programs of *directories* ask of the image *name*.
+    """The rules for the image *name*: the files *policies* (or `AUTO`) and the programs of *directories*.
 
     Nobody but root and this user may be able to write any of them.
 

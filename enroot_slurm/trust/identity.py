@@ -18,7 +18,7 @@ DEFAULT = "matchRepoDigestOrExact"
 
 
 class SignedIdentity(NamedTuple):
-    """What a policy asks of the name in a signature."""
+    """A policy's demand on the name in a signature."""
 
     kind: str = DEFAULT
     name: str = ""

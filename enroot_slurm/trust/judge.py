@@ -15,19 +15,19 @@ from enroot_slurm.trust.signature import Malformed
 
 if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
-    from enroot_slurm.trust.evidence import Source
+    from enroot_slurm.trust.evidence import EvidenceSource
     from enroot_slurm.trust.names import ImageName
     from enroot_slurm.trust.requirements import Rule
     from enroot_slurm.trust.signature import Signature
     from enroot_slurm.trust.signer import Signers
 
-__all__ = ["Approval", "Image", "judge"]
+__all__ = ["Approval", "JudgedImage", "judge"]
 
 _SHOWN = 5  # reasons in a message
 
 
-class Image(NamedTuple):
-    """What is judged."""
+class JudgedImage(NamedTuple):
+    """The image that is judged."""
 
     name: ImageName | None
     """None: an archive, whose images have no name that could be checked."""
@@ -45,7 +45,7 @@ class Approval(NamedTuple):
     """The index, or the manifest in it."""
 
 
-def judge(rule: Rule, image: Image, source: Source) -> list[Approval]:
+def judge(rule: Rule, image: JudgedImage, source: EvidenceSource) -> list[Approval]:
     """The signatures because of which *image* fulfils *rule*, which is bound; none where none is asked for.
 
     Raises: ImageRefused; ConfigError, when a key of the policy is none; what *source* raises.
@@ -59,7 +59,7 @@ def judge(rule: Rule, image: Image, source: Source) -> list[Approval]:
     ]
 
 
-def _signed(requirement: SigstoreSigned, rule: Rule, image: Image, evidence: Evidence) -> Approval:
+def _signed(requirement: SigstoreSigned, rule: Rule, image: JudgedImage, evidence: Evidence) -> Approval:
     from enroot_slurm.trust.signer import Signers  # noqa: PLC0415 - it needs the extra
 
     signers = Signers(requirement)
@@ -89,7 +89,9 @@ def _signed(requirement: SigstoreSigned, rule: Rule, image: Image, evidence: Evi
     )
 
 
-def _approved(signature: Signature, digest: Digest, image: Image, requirement: SigstoreSigned, signers: Signers) -> str:
+def _approved(
+    signature: Signature, digest: Digest, image: JudgedImage, requirement: SigstoreSigned, signers: Signers
+) -> str:
     """By whom *signature* approves *image*, whose manifest or index *digest* is.  Raises: Malformed."""
     by = signers.of(signature)
     claim = signature.read(signature.payload)

@@ -66,7 +66,7 @@ class Policy(NamedTuple):
                 for name, scopes in _object(fields.pop("transports", {}), "transports").items()
             }
             fields.end()
-        except (_WrongError, IntegrityError) as error:
+        except (_PolicyError, IntegrityError) as error:
             raise ConfigError(
                 f"{file}: {error}",
                 hint="No image is used while the policy is wrong; containers-policy.json(5) has its form.",
@@ -74,7 +74,7 @@ class Policy(NamedTuple):
         return cls(file, default, transports)
 
     def rule(self, transport: str, scopes: list[str]) -> Rule:
-        """What is asked of an image of *transport* that *scopes* are the places of, the most precise first."""
+        """The rule for an image of *transport* whose places are *scopes*, the most precise first."""
         known = self.transports.get(transport, {})
         for scope in [*scopes, ""]:
             if scope in known:
@@ -92,7 +92,7 @@ def path_scopes(path: str) -> list[str]:
     return scopes
 
 
-class _WrongError(Exception):
+class _PolicyError(Exception):
     """Something in the policy is wrong; the message says where."""
 
 
@@ -104,58 +104,58 @@ class _Fields:
         self.where = where
 
     def pop(self, name: str, default: object = ...) -> Any:
-        """The member *name*.  Raises: _WrongError, when it is missing and has no *default*."""
+        """The member *name*.  Raises: _PolicyError, when it is missing and has no *default*."""
         if name in self._left:
             return self._left.pop(name)
         if default is ...:
-            raise _WrongError(f"{self.where}: '{name}' is missing")
+            raise _PolicyError(f"{self.where}: '{name}' is missing")
         return default
 
     def text(self, name: str, default: str | None = None) -> str:
         """The member *name*, a string that is not empty; *default* where it is missing."""
         value = self.pop(name, ... if default is None else default)
         if not isinstance(value, str) or (not value and default is None):
-            raise _WrongError(f"{self.where}: '{name}' is not a string with something in it")
+            raise _PolicyError(f"{self.where}: '{name}' is not a string with something in it")
         return value
 
     def end(self) -> None:
-        """Raises: _WrongError, when something is left."""
+        """Raises: _PolicyError, when something is left."""
         if self._left:
-            raise _WrongError(f"{self.where}: '{printable(next(iter(self._left)), 80)}' is not known")
+            raise _PolicyError(f"{self.where}: '{printable(next(iter(self._left)), 80)}' is not known")
 
     def one_of(self, *names: str) -> str:
-        """Which one of *names* is there; empty: none.  Raises: _WrongError, when it is several."""
+        """Which one of *names* is there; empty: none.  Raises: _PolicyError, when it is several."""
         found = [name for name in names if name in self._left]
         if len(found) > 1:
-            raise _WrongError(f"{self.where}: {' and '.join(found)} exclude each other")
+            raise _PolicyError(f"{self.where}: {' and '.join(found)} exclude each other")
         return found[0] if found else ""
 
     def material(self, name: str) -> tuple[Material, ...]:
-        """What the member *name* names: files (``...Path``, ``...Paths``) or texts (``...Data``, ``...Datas``)."""
+        """The sources in the member *name*: files (``...Path``, ``...Paths``) or texts (``...Data``, ``...Datas``)."""
         value = self.pop(name)
         if name.endswith("s"):
             if not isinstance(value, list) or not value:
-                raise _WrongError(f"{self.where}: '{name}' is not a list with something in it")
+                raise _PolicyError(f"{self.where}: '{name}' is not a list with something in it")
         else:
             value = [value]
         return tuple(self._material(name, each) for each in value)
 
     def _material(self, name: str, value: object) -> Material:
         if not isinstance(value, str) or not value:
-            raise _WrongError(f"{self.where}: '{name}' is not a string with something in it")
+            raise _PolicyError(f"{self.where}: '{name}' is not a string with something in it")
         if name.removesuffix("s").endswith("Path"):
             if not value.startswith("/") or "\0" in value:
-                raise _WrongError(f"{self.where}: '{name}' is not an absolute path: {printable(value)}")
+                raise _PolicyError(f"{self.where}: '{name}' is not an absolute path: {printable(value)}")
             return Material(value)
         try:
             return Material("", base64.b64decode(value, validate=True))
         except (ValueError, binascii.Error):
-            raise _WrongError(f"{self.where}: '{name}' is not base64") from None
+            raise _PolicyError(f"{self.where}: '{name}' is not base64") from None
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _WrongError(f"{where}: an object is expected")
+        raise _PolicyError(f"{where}: an object is expected")
     return value
 
 
@@ -164,19 +164,19 @@ def _transport(name: str, value: object) -> dict[str, tuple[Requirement, ...]]:
     scopes = _object(value, where)
     for scope in scopes:
         if name == "docker-archive" and scope:
-            raise _WrongError(f'{where}: the only scope is ""')
+            raise _PolicyError(f'{where}: the only scope is ""')
         if name in _PATHS and scope:
             parts = scope.split("/")
             if parts[0] or {".", ".."} & set(parts) or "" in parts[1:]:
-                raise _WrongError(f"{where}: a scope is an absolute path without '.', '..' and '/' at its end")
+                raise _PolicyError(f"{where}: a scope is an absolute path without '.', '..' and '/' at its end")
         if name == "docker" and ("*" in scope.removeprefix("*.") or (scope.startswith("*.") and "/" in scope)):
-            raise _WrongError(f"{where}: '*' is possible in *.DOMAIN only: {printable(scope)}")
+            raise _PolicyError(f"{where}: '*' is possible in *.DOMAIN only: {printable(scope)}")
     return {scope: _list(each, f"{where}.{printable(scope, 200)}") for scope, each in scopes.items()}
 
 
 def _list(value: object, where: str) -> tuple[Requirement, ...]:
     if not isinstance(value, list) or not value:
-        raise _WrongError(f"{where}: a list of requirements is expected, with one at least")
+        raise _PolicyError(f"{where}: a list of requirements is expected, with one at least")
     return tuple(_requirement(each, f"{where}[{i}]") for i, each in enumerate(value))
 
 
@@ -184,7 +184,7 @@ def _requirement(value: object, where: str) -> Requirement:
     fields = _Fields(value, where)
     kind = fields.text("type")
     if kind not in _REQUIREMENTS:
-        raise _WrongError(f"{where}: the type {printable(kind, 80)} is not known")
+        raise _PolicyError(f"{where}: the type {printable(kind, 80)} is not known")
     requirement = _REQUIREMENTS[kind](fields)
     fields.end()
     return requirement
@@ -192,10 +192,10 @@ def _requirement(value: object, where: str) -> Requirement:
 
 def _signed_by(fields: _Fields) -> SignedBy:
     if fields.text("keyType") not in _KEY_TYPES:
-        raise _WrongError(f"{fields.where}: the keyType is not known")
+        raise _PolicyError(f"{fields.where}: the keyType is not known")
     name = fields.one_of("keyPath", "keyPaths", "keyData")
     if not name:
-        raise _WrongError(f"{fields.where}: no key is named")
+        raise _PolicyError(f"{fields.where}: no key is named")
     fields.material(name)
     _identity(fields)
     return SignedBy()
@@ -204,12 +204,12 @@ def _signed_by(fields: _Fields) -> SignedBy:
 def _sigstore_signed(fields: _Fields) -> SigstoreSigned:
     name = fields.one_of("keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki")
     if not name:
-        raise _WrongError(f"{fields.where}: no key is named (keyPath, keyPaths, keyData, keyDatas, fulcio or pki)")
+        raise _PolicyError(f"{fields.where}: no key is named (keyPath, keyPaths, keyData, keyDatas, fulcio or pki)")
     log = fields.one_of("rekorPublicKeyPath", "rekorPublicKeyPaths", "rekorPublicKeyData", "rekorPublicKeyDatas")
     if name == "fulcio" and not log:
-        raise _WrongError(f"{fields.where}: fulcio needs a rekorPublicKey: its certificates are valid for minutes")
+        raise _PolicyError(f"{fields.where}: fulcio needs a rekorPublicKey: its certificates are valid for minutes")
     if name == "pki" and log:
-        raise _WrongError(f"{fields.where}: pki and {log} exclude each other")
+        raise _PolicyError(f"{fields.where}: pki and {log} exclude each other")
     rekor = fields.material(log) if log else ()
     identity = _identity(fields)
     if name == "fulcio":
@@ -236,7 +236,7 @@ def _pki(parent: _Fields) -> Pki:
     found = Pki(roots, between, fields.text("subjectEmail", ""), fields.text("subjectHostname", ""))
     fields.end()
     if not (found.email or found.hostname):
-        raise _WrongError(f"{fields.where}: subjectEmail or subjectHostname is missing")
+        raise _PolicyError(f"{fields.where}: subjectEmail or subjectHostname is missing")
     return found
 
 
@@ -253,14 +253,14 @@ def _identity(parent: _Fields) -> SignedIdentity:
         try:
             name = ImageName.parse(found.name)
         except ValueError:
-            raise _WrongError(f"{fields.where}: not the name of an image: {printable(found.name)}") from None
+            raise _PolicyError(f"{fields.where}: not the name of an image: {printable(found.name)}") from None
         if name.is_repository != (kind == "exactRepository"):
             wanted = "no tag and no digest" if kind == "exactRepository" else "a tag or a digest"
-            raise _WrongError(f"{fields.where}: {kind} has a name with {wanted}")
+            raise _PolicyError(f"{fields.where}: {kind} has a name with {wanted}")
     elif kind == "remapIdentity":
         found = SignedIdentity(kind, prefix=_prefix(fields, "prefix"), signed_prefix=_prefix(fields, "signedPrefix"))
     else:
-        raise _WrongError(f"{fields.where}: the type {printable(kind, 80)} is not known")
+        raise _PolicyError(f"{fields.where}: the type {printable(kind, 80)} is not known")
     fields.end()
     return found
 
@@ -272,7 +272,7 @@ def _prefix(fields: _Fields, name: str) -> str:
         # In full, or it would never be the beginning of a name.
         if ImageName.parse(f"{value}/x").repository == f"{value}/x":
             return value
-    raise _WrongError(f"{fields.where}: '{name}' is not a registry or a repository in full: {printable(value)}")
+    raise _PolicyError(f"{fields.where}: '{name}' is not a registry or a repository in full: {printable(value)}")
 
 
 _REQUIREMENTS: dict[str, Callable[[_Fields], Requirement]] = {

@@ -1,4 +1,4 @@
-"""What a policy can ask of an image, as values; `policy` reads them from JSON.
+"""Requirements that a policy can have for an image, as values; `policy` reads them from JSON.
 
 Keys and certificates are named by files or written down in base64.  `bound` reads the files, so that what a rule asks
 for is all in it, and its fingerprint changes with each of its keys.
@@ -74,7 +74,7 @@ class SignedBy(NamedTuple):
 
 
 class Fulcio(NamedTuple):
-    """Who may have signed with a certificate of a Fulcio CA."""
+    """The signer that a policy allows, by a certificate of a Fulcio CA."""
 
     ca: Material
     issuer: str
@@ -82,7 +82,7 @@ class Fulcio(NamedTuple):
 
 
 class Pki(NamedTuple):
-    """Who may have signed with a certificate of one's own CA."""
+    """The signer that a policy allows, by a certificate of the site's own CA."""
 
     roots: Material
     intermediates: Material | None
@@ -129,7 +129,7 @@ Requirement = AcceptAnything | Reject | SignedBy | SigstoreSigned
 
 
 class Rule(NamedTuple):
-    """What one policy asks of one image: all of `requirements`."""
+    """One policy's rule for one image: all of `requirements`."""
 
     file: str
     scope: str

@@ -22,7 +22,7 @@ class Malformed(Exception):
 
 
 class Claim(NamedTuple):
-    """What a signer has said."""
+    """A signer's statement."""
 
     digests: frozenset[Digest]
     """The manifests that are approved."""
@@ -31,7 +31,7 @@ class Claim(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """What a transparency log promises to have recorded."""
+    """A transparency log's promise of what it has recorded."""
 
     body: str
     """In base64, as it was recorded."""
@@ -51,11 +51,11 @@ class Signature(NamedTuple):
     place: str
     """Where it was found, for people."""
     signed: bytes
-    """What was signed, byte by byte."""
+    """The bytes that were signed."""
     payload: bytes
     value: bytes
     read: Callable[[bytes], Claim]
-    """What `payload` says.  Raises: Malformed."""
+    """The statement in `payload`.  Raises: Malformed."""
     certificate: bytes = b""
     """PEM or DER."""
     chain: tuple[bytes, ...] = ()

@@ -47,7 +47,7 @@ def signature(payload: bytes, annotations: Mapping[str, Any], place: str) -> Sig
 
 
 def read_payload(content: bytes) -> Claim:
-    """What the payload *content* says, which the signer's key has been found to have signed.
+    """The statement in the payload *content*, whose signature has been verified.
 
     ``critical`` has to have just the three members that are understood.  Raises: Malformed.
     """

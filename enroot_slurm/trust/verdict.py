@@ -1,4 +1,4 @@
-"""What was found about an image, kept so that nobody has to look again while the same is asked for."""
+"""A finding about an image, kept so that nobody has to look again while the rules are the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Verdict(NamedTuple):
     asked: str
     """The fingerprint of all that was asked for."""
     by: tuple[str, ...]
-    """Who has approved: keys, people, programs."""
+    """The approvers: keys, people, programs."""
     files: tuple[str, ...]
     """The policies and directories that asked."""
     time: int

@@ -134,7 +134,7 @@ def _run(command: list[str], given: bytes) -> tuple[int | None, bytes]:
 
 
 def _read(process: subprocess.Popen[bytes], pipe: int, deadline: float) -> bytes:
-    """What *process* says until it has ended or the *deadline* is over; the rest of much is thrown away."""
+    """The output of *process* until it has ended or the *deadline* is over; of much output, the end is thrown away."""
     said, is_open = b"", True
     while time.monotonic() < deadline:
         if is_open and select.select([pipe], [], [], 0.05)[0]:

@@ -14,7 +14,7 @@ from support.fault_registry import FaultRegistry
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import Reference
-from enroot_slurm.registry.auth import Answer, Login
+from enroot_slurm.registry.auth import Login, TokenAnswer
 from enroot_slurm.registry.challenge import parse_challenges
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.credentials import Credentials
@@ -90,9 +90,9 @@ def test_logins(headers: list[str], body: bytes, status: int, forbidden: bool):
     """Whatever is challenged and answered, only the own scope is asked for, and only of what may be reached."""
     asked: list[str] = []
 
-    def ask(url: str, authorization: str, form: bytes | None) -> Answer:
+    def ask(url: str, authorization: str, form: bytes | None) -> TokenAnswer:
         asked.append(url)
-        return Answer(status, {}, body)
+        return TokenAnswer(status, {}, body)
 
     login = Login(REGISTRY, "team/app", "", Credentials(), reach=Reach(REGISTRY), ask=ask, warn=lambda _: None)
     with suppress(EnrootSlurmError):

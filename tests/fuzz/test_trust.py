@@ -31,7 +31,7 @@ from enroot_slurm.oci.digest import Digest
 from enroot_slurm.trust.attachments import attachments, sbom_in
 from enroot_slurm.trust.bundle import read_statement, signature
 from enroot_slurm.trust.identity import SignedIdentity
-from enroot_slurm.trust.judge import Image, judge
+from enroot_slurm.trust.judge import JudgedImage, judge
 from enroot_slurm.trust.names import ImageName
 from enroot_slurm.trust.policy import Policy
 from enroot_slurm.trust.requirements import Fulcio, Material, Rule, SigstoreSigned
@@ -135,7 +135,7 @@ def verdict_on(repository: Repository, requirement: SigstoreSigned) -> bool:
     """Whether the image passes; nothing but a refusal is raised."""
     rule = Rule("/p", "x", (requirement,))
     try:
-        return bool(judge(rule, Image(ImageName(NAME, "1"), (DIGEST,), NAME), repository))
+        return bool(judge(rule, JudgedImage(ImageName(NAME, "1"), (DIGEST,), NAME), repository))
     except ImageRefused as error:
         said = f"{error}{error.hint}"
     assert all(" " <= c <= "~" or c == "\n" for c in said)

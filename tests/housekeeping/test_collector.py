@@ -22,7 +22,7 @@ from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.pins import pin, unpin
 from enroot_slurm.cache.trust import Untrusted
 from enroot_slurm.errors import ConfigError, NotFound, StorageError, UsageError
-from enroot_slurm.housekeeping.collector import Collector, Limits, excess
+from enroot_slurm.housekeeping.collector import Collector, CollectorLimits, excess
 from enroot_slurm.housekeeping.inventory import inventory
 from enroot_slurm.housekeeping.keeper import collect, find_images
 from enroot_slurm.oci.digest import Digest
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OLD, RECENT, YOUNG = 3 * 3600.0, 1800.0, 60.0
-NO_LIMITS = Limits()
-EVERYTHING = Limits(high=2, low=1)
+NO_LIMITS = CollectorLimits()
+EVERYTHING = CollectorLimits(high=2, low=1)
 """A limit that only an empty cache keeps."""
 
 
@@ -102,7 +102,7 @@ class FileSystem(NamedTuple):
 )
 def test_how_much_is_too_much(high, low, size, freed, expected):
     """Bytes of the cache, or a share of what users have of the file system."""
-    assert excess(Limits(high, low), size, FileSystem(), freed) == expected  # type: ignore[arg-type]
+    assert excess(CollectorLimits(high, low), size, FileSystem(), freed) == expected  # type: ignore[arg-type]
 
 
 def test_the_order_of_removal(cache):
@@ -128,7 +128,7 @@ def test_no_more_than_to_the_low_watermark_is_removed(cache, surplus, count):
     """The last removal is the one that gets there."""
     blobs, layers, _ = fill(cache)
     size = inventory(cache.root).size
-    report = run(cache, Limits(high=size - 1, low=size - surplus))
+    report = run(cache, CollectorLimits(high=size - 1, low=size - surplus))
     assert removed(cache, report) == [*blobs, *layers][:count]
     assert report.above == 0
 
@@ -162,19 +162,19 @@ def test_what_is_new_stays(cache):
     cache.image("i", YOUNG)
     layer = cache.layer("l", YOUNG)
     cache.blob("b", YOUNG)
-    assert removed(cache, run(cache, Limits(high=2, low=1, max_age=1, idle=0))) == []
+    assert removed(cache, run(cache, CollectorLimits(high=2, low=1, max_age=1, idle=0))) == []
     for path in (layer, layer.with_suffix(".json")):
         set_age(path, OLD)
-    assert removed(cache, run(cache, Limits(high=2, low=1, max_age=1, idle=0))) == [layer]
+    assert removed(cache, run(cache, CollectorLimits(high=2, low=1, max_age=1, idle=0))) == [layer]
 
 
 def test_what_nobody_has_used_for_the_maximum_age_goes(cache):
     """Whatever room there is."""
     blobs, layers, images = fill(cache)
     manifest = cache.manifest("m", 30 * DAY)
-    report = run(cache, Limits(max_age=7 * DAY))
+    report = run(cache, CollectorLimits(max_age=7 * DAY))
     assert removed(cache, report) == [*blobs, layers[0], images[0], manifest]
-    assert run(cache, Limits(max_age=7 * DAY)).removed == ()
+    assert run(cache, CollectorLimits(max_age=7 * DAY)).removed == ()
     assert run(cache).removed == ()
 
 
@@ -412,8 +412,8 @@ def test_jobs_that_slurm_does_not_know(cache):
         calls.append(1)
         return frozenset({2, 77})
 
-    assert run(cache, Limits(max_age=7 * DAY), jobs=jobs, dry_run=True).removed != ()
-    report = run(cache, Limits(max_age=7 * DAY), jobs=jobs)
+    assert run(cache, CollectorLimits(max_age=7 * DAY), jobs=jobs, dry_run=True).removed != ()
+    report = run(cache, CollectorLimits(max_age=7 * DAY), jobs=jobs)
     assert len(calls) == 2  # once each
     assert sorted(os.listdir(cache.root / "jobs")) == ["2.0", "3.0"]
     assert {each.job for each in inventory(cache.root).leases} == {"2.0", "3.0"}
@@ -490,7 +490,7 @@ def test_foreign_files_are_left_alone(cache, tmp_path):
     (cache.root / "manifests").symlink_to(outside / "blobs")
     os.link(target, outside / "second")
     before = files_of(tmp_path)
-    report = run(cache, Limits(high=2, low=1, max_age=1, idle=0))
+    report = run(cache, CollectorLimits(high=2, low=1, max_age=1, idle=0))
     assert report.removed == ()
     after = files_of(tmp_path)
     assert {name for name in before if name not in after} == set()
@@ -504,7 +504,7 @@ def test_a_dry_run_changes_nothing(cache):
     cache.file(f"jobs/1.0/resolved-{'0' * 32}.json")
     cache.file(f"failures/{'0' * 32}.json", age=5 * DAY)
     before = files_of(cache.root)
-    limits = Limits(high=2000, low=1000, max_age=10 * DAY)
+    limits = CollectorLimits(high=2000, low=1000, max_age=10 * DAY)
     told = run(cache, limits, jobs=frozenset, dry_run=True)
     assert files_of(cache.root) == before
     done = run(cache, limits, jobs=frozenset)

@@ -350,14 +350,14 @@ def test_what_a_killed_import_leaves(faulty, run, read, cache, tmp_path, import_
 COLLECT = """
 import os, sys
 from pathlib import Path
-from enroot_slurm.housekeeping.collector import Collector, Limits
+from enroot_slurm.housekeeping.collector import Collector, CollectorLimits
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.directory import CacheDirectory
 place = CacheDirectory(Path(sys.argv[1]))
 removed = []
 while not os.path.exists(sys.argv[2]):
     collector = Collector(place, Locks(place), jobs=frozenset)
-    removed += collector.run(Limits(high=2, low=1, max_age=1e-3, idle=0)).removed
+    removed += collector.run(CollectorLimits(high=2, low=1, max_age=1e-3, idle=0)).removed
 print(*(each.path for each in removed))
 """
 # What a hook does: gets an image, and leases it, until it has both.

@@ -12,7 +12,7 @@ import pytest
 
 from enroot_slurm.errors import AccessDenied, ConfigError, NetworkError, NotFound
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.registry.auth import Answer, Login
+from enroot_slurm.registry.auth import Login, TokenAnswer
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.origin import Origin
 from enroot_slurm.registry.reach import Reach
@@ -486,9 +486,9 @@ def sent(
     asked: list[tuple[str, str]] = []
     warned: list[str] = []
 
-    def ask(url: str, authorization: str, form: bytes | None) -> Answer:
+    def ask(url: str, authorization: str, form: bytes | None) -> TokenAnswer:
         asked.append((url, authorization))
-        return Answer(200, {}, json.dumps({"token": f"t{len(asked)}"}).encode())
+        return TokenAnswer(200, {}, json.dumps({"token": f"t{len(asked)}"}).encode())
 
     origin = Origin.of(f"https://{registry}")
     login = Login(origin, "team/app", user, load(text), reach=Reach(origin), ask=ask, warn=warned.append)
@@ -606,9 +606,9 @@ def test_second_challenge_does_not_inherit(load: Load):
     """Each realm is judged by itself: a second challenge does not get what is meant for the first."""
     asked: list[str] = []
 
-    def ask(url: str, authorization: str, form: bytes | None) -> Answer:
+    def ask(url: str, authorization: str, form: bytes | None) -> TokenAnswer:
         asked.append(url)
-        return Answer(200, {}, b'{"token":"t"}')
+        return TokenAnswer(200, {}, b'{"token":"t"}')
 
     origin = Origin.of("https://r.example.com")
     entry = load(ENTRY.format("r.example.com"))
@@ -623,9 +623,9 @@ def test_renew_is_serialised(load: Load):
     """A thread that comes with an old header finds the new one there."""
     calls = threading.Semaphore(1)
 
-    def ask(url: str, authorization: str, form: bytes | None) -> Answer:
+    def ask(url: str, authorization: str, form: bytes | None) -> TokenAnswer:
         assert calls.acquire(blocking=False)
-        return Answer(200, {}, b'{"token":"t"}')
+        return TokenAnswer(200, {}, b'{"token":"t"}')
 
     origin = Origin.of("https://r.example.com")
     login = Login(origin, "a", "", Credentials(), reach=Reach(origin), ask=ask, warn=print)

@@ -17,7 +17,7 @@ from enroot_slurm.errors import InvalidReference, NotFound, UsageError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.slurm.batch_script import directives, replace_words
 from enroot_slurm.slurm.command_line import Syntax, components
-from enroot_slurm.slurm.launch import image_uri, sbatch_launch, srun_launch
+from enroot_slurm.slurm.launch import Launch, image_uri, sbatch_launch, srun_launch
 from enroot_slurm.slurm.request import Request
 
 if TYPE_CHECKING:
@@ -158,8 +158,8 @@ def test_components_cover_the_line(words) -> None:
 def test_words_without_an_image_pass_as_they_are(words) -> None:
     """Nothing is imported and nothing changes."""
     cache = Cache()
-    assert srun_launch(words, HELP + PYXIS, cache) == (words, {}, None)
-    assert sbatch_launch(words, HELP + PYXIS, "#!/bin/sh\n", "job.sh", [], cache) == (words, {}, None)
+    assert srun_launch(words, HELP + PYXIS, cache) == Launch(words, {}, None)
+    assert sbatch_launch(words, HELP + PYXIS, "#!/bin/sh\n", "job.sh", [], cache) == Launch(words, {}, None)
     assert cache.asked == []
 
 
@@ -170,34 +170,34 @@ def test_words_without_an_image_pass_as_they_are(words) -> None:
 def test_pyxis_gets_the_path(option, cache) -> None:
     """In place, whatever the spelling; the other words stay."""
     launch = srun_launch(["-N2", *option, "-l", "--", "sh", "-c", "true"], HELP + PYXIS, cache)
-    assert launch == (["-N2", f"--container-image={FILE}", "-l", "--", "sh", "-c", "true"], {}, None)
+    assert launch == Launch(["-N2", f"--container-image={FILE}", "-l", "--", "sh", "-c", "true"], {}, None)
     assert cache.asked == [URI]
 
 
 def test_our_plugin_gets_the_digest(cache) -> None:
     """A node without the file can import the very same image."""
     launch = srun_launch([f"--container-image={URI}", "sh"], HELP + OURS, cache)
-    assert launch == ([f"--enroot-image={PINNED}", "sh"], {}, None)
+    assert launch == Launch([f"--enroot-image={PINNED}", "sh"], {}, None)
     launch = srun_launch([f"--enroot-image={URI.replace('io/', 'io#')}", "sh"], HELP + OURS + PYXIS, cache)
-    assert launch == ([f"--enroot-image={PINNED}", "sh"], {}, None)
+    assert launch == Launch([f"--enroot-image={PINNED}", "sh"], {}, None)
     named_like_pyxis = OURS.replace("--enroot-image", "--container-image")
     launch = srun_launch([f"--container-image={URI}", "sh"], HELP + named_like_pyxis, cache)
-    assert launch == ([f"--container-image={PINNED}", "sh"], {}, None)
+    assert launch == Launch([f"--container-image={PINNED}", "sh"], {}, None)
 
 
 @pytest.mark.parametrize(("option", "text"), [("container-image", HELP), ("enroot-image", HELP + PYXIS)])
 def test_without_a_plugin_there_are_variables(option, text, cache) -> None:
     """srun does not see an option that it does not know."""
-    assert srun_launch(["-N2", f"--{option}", URI, "sh"], text, cache) == (["-N2", "sh"], VARIABLES, None)
+    assert srun_launch(["-N2", f"--{option}", URI, "sh"], text, cache) == Launch(["-N2", "sh"], VARIABLES, None)
 
 
 def test_files_are_passed(cache, monkeypatch, tmp_path) -> None:
     """What begins with a dot or a slash is a file for pyxis, and so here."""
     monkeypatch.chdir(tmp_path)
     words = ["--container-image=./x.sqsh", "sh"]
-    assert srun_launch(words, HELP + PYXIS, cache) == (words, {}, None)
-    assert srun_launch(words, HELP, cache) == (["sh"], {"ENROOT_SLURM_IMAGE": f"{tmp_path}/x.sqsh"}, None)
-    assert srun_launch(words, HELP + OURS, cache) == (["sh"], {"ENROOT_SLURM_IMAGE": f"{tmp_path}/x.sqsh"}, None)
+    assert srun_launch(words, HELP + PYXIS, cache) == Launch(words, {}, None)
+    assert srun_launch(words, HELP, cache) == Launch(["sh"], {"ENROOT_SLURM_IMAGE": f"{tmp_path}/x.sqsh"}, None)
+    assert srun_launch(words, HELP + OURS, cache) == Launch(["sh"], {"ENROOT_SLURM_IMAGE": f"{tmp_path}/x.sqsh"}, None)
     assert cache.asked == []
 
 
@@ -276,7 +276,7 @@ def test_a_line_of_the_script_for_pyxis(cache) -> None:
     """pyxis refuses a second value: so the word in the script changes, and not a byte more."""
     script = job("#SBATCH -N2 --container-image=docker://nvcr.io/nvidia/pytorch:25.06-py3 -l # remark", "#SBATCH -n4")
     launch = sbatch_launch(["job.sh", "--container-image=x"], HELP + PYXIS, script, "job.sh", [], cache)
-    assert launch == (["job.sh", "--container-image=x"], {}, script.replace(URI, FILE))
+    assert launch == Launch(["job.sh", "--container-image=x"], {}, script.replace(URI, FILE))
     assert cache.asked == [URI]
 
 
@@ -293,20 +293,22 @@ def test_our_plugins_line_is_overridden_on_the_command_line(cache) -> None:
     """The user's file is submitted as it is."""
     script = job(f"#SBATCH --enroot-image={URI}")
     launch = sbatch_launch(["-N2", "job.sh"], HELP + OURS, script, "job.sh", [], cache)
-    assert launch == ([f"--enroot-image={PINNED}", "-N2", "job.sh"], {}, None)
+    assert launch == Launch([f"--enroot-image={PINNED}", "-N2", "job.sh"], {}, None)
     launch = sbatch_launch(["--enroot-image=docker://x", "job.sh"], HELP + OURS, script, "job.sh", [], cache)
-    assert launch == ([f"--enroot-image=docker://registry-1.docker.io/library/x:latest@{DIGEST}", "job.sh"], {}, None)
+    assert launch == Launch(
+        [f"--enroot-image=docker://registry-1.docker.io/library/x:latest@{DIGEST}", "job.sh"], {}, None
+    )
 
 
 def test_other_lines_of_the_script(cache) -> None:
     """``#ENROOT`` lines: our plug-in takes the image, else there are variables; pyxis would move the whole script."""
     for text in (HELP, HELP + PYXIS):
         launch = sbatch_launch(["job.sh"], text, job(), "job.sh", [Request(URI), Request("docker://two")], Cache())
-        assert launch == (["job.sh"], VARIABLES, None)
+        assert launch == Launch(["job.sh"], VARIABLES, None)
     launch = sbatch_launch(["job.sh"], HELP + OURS, job(), "job.sh", [Request(URI)], cache)
-    assert launch == ([f"--enroot-image={PINNED}", "job.sh"], {}, None)
+    assert launch == Launch([f"--enroot-image={PINNED}", "job.sh"], {}, None)
     launch = sbatch_launch(["job.sh"], HELP + OURS, job(), "job.sh", [Request(URI, "arm64")], Cache())
-    assert launch == (["job.sh"], VARIABLES, None)  # a node would import its own architecture's
+    assert launch == Launch(["job.sh"], VARIABLES, None)  # a node would import its own architecture's
 
 
 def test_an_option_that_sbatch_lacks(cache) -> None:

@@ -9,7 +9,7 @@ from support.signing import Repository, Signer
 
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.trust.identity import SignedIdentity
-from enroot_slurm.trust.judge import Image, judge
+from enroot_slurm.trust.judge import JudgedImage, judge
 from enroot_slurm.trust.names import ImageName
 from enroot_slurm.trust.requirements import Material, Rule, SigstoreSigned
 
@@ -43,7 +43,7 @@ class Bench:
     def judge(self, *requirements: SigstoreSigned, tag: str = "1") -> list[Approval]:
         """What the policy says."""
         rule = Rule("/etc/containers/policy.json", "docker scope x", requirements or (self.requirement,))
-        return judge(rule, Image(ImageName(NAME, tag), self.digests, f"{NAME}:{tag}"), self.repository)
+        return judge(rule, JudgedImage(ImageName(NAME, tag), self.digests, f"{NAME}:{tag}"), self.repository)
 
 
 @pytest.fixture

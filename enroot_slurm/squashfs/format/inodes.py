@@ -123,7 +123,7 @@ class Special(NamedTuple):
     mtime: int
     links: int
     content: bytes
-    """What follows: length and target of a symlink, the number of a device."""
+    """The rest: length and target of a symlink, the number of a device."""
 
     def pack(self, number: int) -> bytes:
         """The inode *number*."""

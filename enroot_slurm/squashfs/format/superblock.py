@@ -43,7 +43,7 @@ class CannotJoin(ConversionError):
 
 
 class Flag(enum.IntFlag):
-    """What `Superblock.flags` says; all but `OPTIONS` only tell how the image was made."""
+    """Bits of `Superblock.flags`; all but `OPTIONS` only tell how the image was made."""
 
     PLAIN_INODES = 0x1
     PLAIN_DATA = 0x2

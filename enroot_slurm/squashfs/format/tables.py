@@ -24,7 +24,7 @@ _OWNERS = bytes(4)  # root alone
 
 
 class Tables:
-    """What is added comes from the leaves to the root: a directory after all that is in it.
+    """Add from the leaves to the root: a directory after all that is in it.
 
     *write* takes the inode table, in pieces of whole blocks, so that it need not fit into memory.
     """

@@ -163,7 +163,7 @@ class LayerImage:
             raise _outside() from None
 
     def listing(self, position: int) -> list[tuple[bytes, int, int, int]]:
-        """What is in the directory whose inode is at *position*, as `read_listing` gives it; ask once for each."""
+        """Entries of the directory whose inode is at *position*, as `read_listing` gives them; ask once for each."""
         directory = self.directory(position)
         size = directory.size - 3
         if size <= 0:

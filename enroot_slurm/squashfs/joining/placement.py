@@ -36,7 +36,7 @@ class Extent(NamedTuple):
 
 
 class Relocation:
-    """What is alive of *image*'s data and fragments, as `use` and `use_fragment` are told, and then where it goes."""
+    """The used data and fragments of *image*, as `use` and `use_fragment` are told, and then their new places."""
 
     def __init__(self, image: LayerImage) -> None:
         self._image = image

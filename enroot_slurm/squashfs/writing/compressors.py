@@ -159,7 +159,7 @@ def _bits(numbers: list[int]) -> int:
 
 
 def _shortest(ways: list[Callable[[bytes], bytes]]) -> Callable[[bytes], bytes]:
-    """What gives the shortest result of all *ways*, the first one of equals."""
+    """The result of that one of *ways* that gives the shortest; the first one of equals."""
     return ways[0] if len(ways) == 1 else lambda data: min((way(data) for way in ways), key=len)
 
 
