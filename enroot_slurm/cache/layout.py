@@ -8,6 +8,7 @@
     tags/HASH.json                                           tag: what it led to last
     verdicts/HASH.json                                       verdict: why an image may be used
     failures/HASH.json  locks/NAME.lock  locks/NAME.holder   failure, lock, holder
+    rates/HOST~USER                                          rate: how many requests a user has left
     tmp/HEX16.UNIQUE  and, anywhere, .NAME.UNIQUE.tmp        temporary
 
 UNIQUE is ``HOST.JOB.PID.RANDOM`` (`directory.CacheDirectory.unique`).
@@ -44,12 +45,13 @@ _KINDS = {
     "tag": r"tags/[0-9a-f]{32}\.json",
     "verdict": r"verdicts/[0-9a-f]{32}\.json",
     "failure": r"failures/[0-9a-f]{32}\.json",
+    "rate": rf"rates/{_NODE}~{_NODE}",
     "holder": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.holder",
     "lock": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.lock",
 }
 _DIRECTORIES = (
     rf"images(?:/{_RECIPE}(?:/{_PLATFORM})?)?|layers(?:/{_RECIPE})?|(?:blobs|manifests)(?:/(?:sha256|sha512))?"
-    rf"|jobs(?:/{_JOB})?|visitors|tags|verdicts|failures|locks|tmp"
+    rf"|jobs(?:/{_JOB})?|visitors|tags|verdicts|failures|rates|locks|tmp"
 )
 _MAKER = r".*\.([0-9]{1,10})\.[0-9a-f]{8}(?:\.tmp)?"
 _LOCKS = (

@@ -121,7 +121,7 @@ def inventory(root: Path) -> Inventory:
         tuple(found.get("temporary", ())),
         jobs,
         leases,
-        (*found.get("failure", ()), *found.get("tag", ()), *found.get("verdict", ()), *found.get("holder", ())),
+        tuple(entry for kind in ("failure", "tag", "verdict", "holder", "rate") for entry in found.get(kind, ())),
         tuple(found.get("lock", ())),
     )
 

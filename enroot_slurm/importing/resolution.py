@@ -16,6 +16,7 @@ from enroot_slurm.cache.failures import Failures
 from enroot_slurm.cache.job_tags import write_resolved, write_tag
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.manifests import write_document
+from enroot_slurm.cache.rate import Rate
 from enroot_slurm.cache.status import Work
 from enroot_slurm.cache.turns import Turn
 from enroot_slurm.errors import (
@@ -76,6 +77,14 @@ class Resolution:
         self._failures = Failures(lookup.own, lookup.key, partial(state_of_logins, config, public=lookup.own.public))
         self.repository = open_repository(
             lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
+        )
+        self._rate = Rate(
+            lookup.own,
+            self.locks,
+            config.user_rate,
+            user=user,
+            timeout=config.lock_timeout,
+            waits=lambda: progress.phase("waiting: this user's jobs ask for many images (user_rate)"),
         )
         self._named: Digest | None = None
         """The document that the reference leads to, before a platform is picked, once it is known."""
@@ -183,6 +192,7 @@ class Resolution:
             turn.pause()
 
     def _ask(self) -> Digest:
+        self._rate.wait()
         digest = self._named = self.lookup.reference.digest or self.repository.head()
         if digest is not None:
             if self.lookup.image(digest) is not None:

@@ -74,6 +74,8 @@ class Config(NamedTuple):
     """At least 1."""
     max_imports: int
     """At once on this node, for one cache; 0: as many as are wanted."""
+    user_rate: int
+    """Images a minute that the site's cache asks registries for, for one user on this node; 0: any number."""
     max_connections: int
     """From 1 to 64."""
     max_download: int

@@ -28,6 +28,10 @@ MEANINGS = {
         "The number of imports that a node runs at once for a cache. Further ones wait: [how many at "
         "once](cache.md#how-many-at-once). 0: no limit"
     ),
+    "user_rate": (
+        "The number of images a minute for which the site's cache asks registries, for the jobs of one user on one "
+        "node. Further ones wait, up to `lock_timeout`. 0: no limit"
+    ),
     "max_connections": "The number of connections at once. 64 is the most, and 0 means 64",
     "max_download": (
         "The most bytes that all layers of an image may have in the registry. Larger images are refused: "

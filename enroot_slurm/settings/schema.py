@@ -159,6 +159,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting("max_processors", "ENROOT_MAX_PROCESSORS", "$(nproc)", _A_NUMBER, forms.processors),
         Setting("max_imports", "ENROOT_SLURM_MAX_IMPORTS", "2", _A_NUMBER, forms.imports),
+        Setting("user_rate", "ENROOT_SLURM_USER_RATE", "300", _A_NUMBER, forms.integer),
         Setting("max_connections", "ENROOT_MAX_CONNECTIONS", "10", _A_NUMBER, forms.connections),
         Setting("max_download", "ENROOT_SLURM_MAX_DOWNLOAD", "100GiB", _A_SIZE, forms.size, forms.size_text),
         Setting("max_unpacked", "ENROOT_SLURM_MAX_UNPACKED", "200GiB", _A_SIZE, forms.size, forms.size_text),
