@@ -107,7 +107,8 @@ class Merge:
             if member.kind == DIRECTORY:
                 layer.directory(path, (member.mode, member.mtime))
                 continue
-            names = [path] if layer.claim(path, parent, number) else []
+            shows = layer.claim(path, parent, number)
+            names = [path] if shows else []
             if self._orphans:
                 names += self._orphans.claim(path)
             if member.kind == HARDLINK:
@@ -117,6 +118,8 @@ class Merge:
                 layer.symlinks[path] = member.link
             if names:
                 self._write(reader, member, names)
+                if not shows:
+                    links.written[number] = names[0]
         for path, target in links.settle():
             self._sink.hardlink(path, target)
         for target, names in links.missing.items():
@@ -186,6 +189,8 @@ class _Links:
         self._layer = layer
         self._shown: list[tuple[bytes, bytes]] = []  # names that show, with the links that they are of
         self._targets: dict[bytes, bytes] = {}  # of all links, hidden ones too
+        self.written: dict[int, bytes] = {}
+        """Members that do not show, but that links of upper layers are of, by number: one of these links."""
         self.hidden: dict[int, list[bytes]] = {}
         """Names whose data is in a member that does not show, by that member's number."""
         self.missing: dict[bytes, list[bytes]] = {}
@@ -207,6 +212,8 @@ class _Links:
             state = layer.find(target)
             if state == VISIBLE:
                 yield name, target
+            elif state in self.written:
+                yield name, self.written[state]
             elif state is not None:
                 self.hidden.setdefault(state, []).append(name)
             else:

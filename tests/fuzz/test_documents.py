@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = float(os.environ.get("ENROOT_SLURM_FUZZ_SECONDS", "0"))
+pytestmark = pytest.mark.timeout(300 + 2 * SECONDS)
 CHECKS = 8
 EXAMPLES = 100
 ROUND = 1000

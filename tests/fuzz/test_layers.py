@@ -9,11 +9,13 @@ import itertools
 import os
 import time
 
+import pytest
 from fuzz.odd_layers import STACKS, counted, layered, merged, random_stack
 from hypothesis import HealthCheck, given, settings
 from support.tools import require_root, require_tools
 
 SECONDS = float(os.environ.get("ENROOT_SLURM_FUZZ_SECONDS", "0"))
+pytestmark = pytest.mark.timeout(300 + 2 * SECONDS)
 START = int(os.environ.get("ENROOT_SLURM_FUZZ_SEED", "0"))
 
 

@@ -263,6 +263,18 @@ def test_a_hard_link_to_a_lower_layer_is_resolved():
     assert groups == {frozenset({"shown", "one"})}
 
 
+@pytest.mark.parametrize("kind", [FILE, SYMLINK])
+@pytest.mark.parametrize("order", [1, -1], ids=["target-first", "link-first"])
+def test_links_of_two_layers_to_one_hidden_file(kind, order):
+    """A file that an upper layer replaces keeps the links that two layers have to it, and they stay links."""
+    lower = [("t", kind, 0o644, "old"), ("below", LINK, 0, "t")][::order]
+    layers = [archive(lower), archive([("above", LINK, 0, "t")]), archive([f("t", "new")])]
+    tree, groups = merge(layers)
+    assert (tree["above"][3], tree["below"][3], tree["t"][3]) == ("old", "old", "new")
+    assert groups == {frozenset({"above", "below"})}
+    assert merge(layers, planned=True) == (tree, groups)
+
+
 def test_a_hard_link_before_its_target_is_resolved():
     """The order of a link and its target in a layer does not matter."""
     tree, groups = merge([archive([("link", LINK, 0, "later"), f("later", "data")])])
