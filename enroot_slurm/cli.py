@@ -77,10 +77,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _open_missing_streams() -> None:
-    """Give a process that was started with closed standard streams /dev/null, before files get their numbers."""
-    for name in ("stdin", "stdout", "stderr"):
+    """Give a process that was started with closed standard streams /dev/null, before files get their numbers.
+
+    Output that nobody can read is an error, as for coreutils: what is the standard output then, can't be written to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+            fd = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            setattr(sys, name, open(fd, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _flush() -> None:

@@ -42,7 +42,8 @@ def proxy_for(url: str) -> Proxy:
     scheme, host = parts.scheme.lower(), parts.hostname or ""
     if scheme not in _SCHEMES or port == 0 or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host):
         variable = f"{urlsplit(url).scheme}_proxy or all_proxy"
-        got = printable(whole.rpartition("@")[2], 80)
+        _, login, place = whole.rpartition("@")
+        got = printable(f"{whole.partition('://')[0]}://***@{place}" if login else whole, 80)
         raise ConfigError(
             f"{variable}: expected a proxy's URL, such as http://HOST:PORT, got '{got}'",
             hint="A '@', ':' or '/' in its login or password is written as %40, %3A or %2F.",

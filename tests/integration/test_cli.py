@@ -414,6 +414,16 @@ def test_closed_streams(faulty, import_environment, tmp_path) -> None:
         assert b"enroot-slurm" not in blob.read_bytes()
 
 
+def test_a_result_that_nobody_can_read() -> None:
+    """A command whose result is a text fails where its standard output is closed; there is no traceback."""
+    shell = f'exec "{sys.executable}" -m enroot_slurm version >&-'
+    result = subprocess.run(["sh", "-c", shell], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (
+        7,
+        "enroot-slurm: can't write to the standard output: Bad file descriptor\n",
+    )
+
+
 # Secrets.
 
 

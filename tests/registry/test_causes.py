@@ -178,6 +178,7 @@ def test_proxy_refuses(proxied, tunnel, open_repository: Open, scheme: str, stat
         ("http://u:p@ss:w/rd@", "expected a proxy's URL"),
         ("http://", "expected a proxy's URL"),
         ("ftp://127.0.0.1:1", "expected a proxy's URL"),
+        ("socks9://u:hunter2@127.0.0.1:1", "socks9://***@127.0.0.1:1"),
         ("http://proxy.invalid:3128", "the proxy proxy.invalid:3128, on the way to r.example, is not known to the DNS"),
     ],
 )
