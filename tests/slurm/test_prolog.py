@@ -459,6 +459,27 @@ def test_a_faulty_node_is_drained_if_the_site_asks(site, alice, push, image) -> 
     site.cluster.heal()
 
 
+HOSTILE = {
+    "device": Image([Layer().char("d", (1 << 12, 0))]),
+    "cut": Image([Layer().file("f", b"x").tar(end=b"")[:700]]),
+    "link": Image([Layer().hardlink("l", "nowhere")]),
+    "name": Image([Layer().file("a" * 300, b"")]),
+    "large": Image([Layer().file("zeros", bytes(40 << 20))]),
+    "implied": Image([Layer().file("/".join("d" * 2000), b"")]),
+}
+"""Images that can't be converted."""
+
+
+def test_an_image_is_blamed_and_not_the_node(site, alice, push) -> None:
+    """An image that can not be converted is no fault of the node, which is not drained with on_node_failure: drain."""
+    site.configure(on_node_failure="drain", max_unpacked="32MiB")
+    for tag, hostile in HOSTILE.items():
+        failure = result_of(site, alice, push(hostile, tag))["failure"]
+        assert failure["kind"] in {"IntegrityError", "UnsupportedImage"}, (tag, failure)
+        assert failure["fault"] != "node", (tag, failure)
+        assert site.cluster.sinfo_reasons() == ""
+
+
 def test_imports_are_counted(site, alice, push) -> None:
     """Each node notes what its prologs asked for, as whom ever they worked, where only root can write."""
     uri = push(Image([Layer().file("counted", os.urandom(3000))]), "counted")
