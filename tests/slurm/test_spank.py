@@ -223,7 +223,7 @@ wait
 def test_a_requeued_job(site, alice, push, image) -> None:
     """A requeued job asks again, and gets the record of its new start."""
     uri = push(image)
-    script = f'{SHOW}; echo restart $SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
+    script = f'{SHOW}; echo restart $SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || exec sleep 100'
     job = site.cluster.submit(script, "-w", "n1", "--requeue", f"--enroot-image={uri}", user=alice)
     wait_for(lambda: "restart" in site.cluster.output(job, alice.home))
     site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output

@@ -32,9 +32,9 @@ def test_active_jobs(cluster, installation, alice, bob) -> None:
         return json.loads(cluster.run(installation.python, "-I", "-c", ASK, which, user=user).stdout)
 
     done = cluster.run_job("true", user=bob).id
-    running = cluster.submit("sleep 100", user=alice)
+    running = cluster.submit("exec sleep 100", user=alice)
     waiting = cluster.submit("true", "--hold", user=bob)
-    array = cluster.submit("sleep 100", "--array=1-2", user=alice)
+    array = cluster.submit("exec sleep 100", "--array=1-2", user=alice)
     cluster.wait_for_state(running, "RUNNING")
     tasks = cluster.run("squeue", "--noheader", "--array", f"--jobs={array}", "--format=%A").stdout.split()
     assert set(ask("all")) == {running, waiting, *map(int, tasks)}

@@ -192,7 +192,7 @@ def test_private_images(site, alice, bob, image) -> None:
         site.configure(insecure_registries=[registry.host])
         alice.write(".config/enroot/.credentials", "machine 127.0.0.1 login alice password canary-5c\n")
         uri = serve(registry, image)
-        job = site.cluster.submit(script(f"image={uri}", command=f"{SHOW}; sleep 100"), user=alice)
+        job = site.cluster.submit(script(f"image={uri}", command=f"{SHOW}; exec sleep 100"), user=alice)
         wait_for(lambda: "DIGEST" in site.cluster.output(job, alice.home))
         path = Path(environment(site.cluster.output(job, alice.home))["ENROOT_SLURM_IMAGE"])
         assert path.is_relative_to(alice.home)
@@ -316,7 +316,7 @@ def test_slurmctld_restarts_while_staging_in(site, alice, slow) -> None:
 def test_a_requeued_job(site, alice, push, image, registry) -> None:
     """Its image is staged in again, which costs nothing, and the job has it."""
     uri = push(image)
-    command = f'{SHOW}; echo restart=$SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || sleep 100'
+    command = f'{SHOW}; echo restart=$SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || exec sleep 100'
     job = site.cluster.submit(script(f"image={uri}", command=command), "-w", "n1", "--requeue", user=alice)
     wait_for(lambda: "restart" in site.cluster.output(job, alice.home))
     site.cluster.wait_for_state(job, "RUNNING")  # slurmctld may hear of the start later than we see the output
@@ -333,7 +333,7 @@ def test_a_requeued_job(site, alice, push, image, registry) -> None:
 
 def test_what_slurm_has_forgotten(site, alice, push, image, tmp_path) -> None:
     """A job whose teardown was killed is released when another job is set up a day later; one that runs is not."""
-    text = script(f"image={push(image)}", command="sleep 100")
+    text = script(f"image={push(image)}", command="exec sleep 100")
     (tmp_path / "script").write_text(text)
     stage_in(site, "setup", 999_999, alice.uid, alice.gid)
     stage_in(site, "import", 999_999, tmp_path / "script")
@@ -359,7 +359,7 @@ def test_what_slurm_has_forgotten(site, alice, push, image, tmp_path) -> None:
 
 def test_what_it_writes_is_its_own(site, alice, push, image) -> None:
     """The names of a job's private files are slurmctld's user's alone; prologs read what is public."""
-    job = site.cluster.submit(script(f"image={push(image)}", command="sleep 100"), user=alice)
+    job = site.cluster.submit(script(f"image={push(image)}", command="exec sleep 100"), user=alice)
     wait_for(lambda: site.cluster.states(job) == ["RUNNING"])
     state = site.directory / "run/stage-in"
     assert state.stat().st_mode & 0o777 == 0o700

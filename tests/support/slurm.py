@@ -186,6 +186,9 @@ class Cluster:
     def submit(self, script: str, *options: object, user: User, **others: Any) -> int:
         """Submit a batch script, given as text (``#!/bin/sh`` is added where it lacks); the job's id.
 
+        A script that is to be cancelled ends with ``exec``: Slurm may kill a shell before it sees that shell's child,
+        which then stays.
+
         The output goes to ``job-ID.out`` in the user's home; see `output`.
         """
         text = script if script.startswith("#!") else f"#!/bin/sh\n{script}\n"
