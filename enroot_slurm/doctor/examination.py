@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.doctor.cache import caches_of, check_cache, check_squash
 from enroot_slurm.doctor.finding import ERROR, Finding, error, failed, skipped
 from enroot_slurm.doctor.registries import check_registries
 from enroot_slurm.doctor.settings import check_credentials, check_settings, load
-from enroot_slurm.doctor.sharing import Traces, check_nodes, check_team
+from enroot_slurm.doctor.sharing import Traces, check_node_readers, check_nodes, check_team
 from enroot_slurm.doctor.slurm import check_slurm
 from enroot_slurm.doctor.team import Team
 from enroot_slurm.doctor.tools import check_tools
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed
 from enroot_slurm.housekeeping.as_owner import owner_identity
+from enroot_slurm.importing.probe import write_probe
 from enroot_slurm.system.privilege import run
 
 if TYPE_CHECKING:
@@ -123,10 +125,17 @@ def _on_nodes(cache: Cache, identity: Identity | None, nodes: str) -> Iterator[F
             blind = any(finding.check == "nodes.shared" and finding.status != "ok" for finding in found)
             if not blind and not any(finding.status == ERROR for finding in found):
                 yield from check_team(team, traces, "nodes", locks=cache.config.locks)
+            if not blind:
+                _call(identity, partial(_write_probe, cache.config, traces))
+                yield from check_node_readers(team, traces, cache.config.squash_options)
     except EnrootSlurmError as cause:
         yield failed("nodes.nodes", cause)
     finally:
         _call(identity, traces.remove)
+
+
+def _write_probe(config: Config, traces: Traces) -> None:
+    write_probe(config, Path(traces.root, traces.image))
 
 
 def _call(identity: Identity | None, function: Callable[[], Any]) -> Any:

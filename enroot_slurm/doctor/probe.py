@@ -9,6 +9,7 @@ with a line of JSON.  It ends with its input.
     attempt NAME        take the lock NAME and give it back: ``held``
     drop                give back what is held
     publish FILE        let FILE be a file with its number, unless there is one: ``won``
+    read FILE KIND      read the image FILE, whose compressor is KIND: ``readings``, pairs of a reader and its problem
     see FILE SECONDS    wait until FILE is there: ``content``, or null, and after how many ``seconds``
 """
 
@@ -104,6 +105,11 @@ class _Hand:
 
     def publish(self, name: str) -> dict[str, Any]:
         return {"won": self.place.write(self.place.root / name, self.number.encode(), replace=False)}
+
+    def read(self, name: str, compressor: str) -> dict[str, Any]:
+        from enroot_slurm.doctor.readers import read_back  # noqa: PLC0415 - only where it is asked for
+
+        return {"readings": read_back(self.place.root / name, compressor)}
 
     def see(self, name: str, seconds: str) -> dict[str, Any]:
         begin = time.monotonic()

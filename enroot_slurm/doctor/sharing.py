@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.doctor.finding import OK, error, ok, warning
 from enroot_slurm.doctor.probe import site_settings
+from enroot_slurm.doctor.readers import Reading, findings_of
 from enroot_slurm.settings.config import SITE_FILE
 from enroot_slurm.version import __version__
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from enroot_slurm.doctor.finding import Finding
     from enroot_slurm.doctor.team import Team, TeamMember
+    from enroot_slurm.squashfs.options import SquashOptions
 
-__all__ = ["Traces", "check_nodes", "check_team"]
+__all__ = ["Traces", "check_node_readers", "check_nodes", "check_team"]
 
 _ROUNDS = 20
 _LATE = 5.0  # seconds
@@ -50,7 +52,7 @@ class Traces(NamedTuple):
         try:
             place.closed_directory("tmp")
             place.closed_directory("locks")
-            (root / made.directory).mkdir(mode=0o700)
+            (root / made.directory / "probe").mkdir(mode=0o700, parents=True)
             place.write(root / made.marker, b"")
         except BaseException as cause:
             made.remove()
@@ -63,6 +65,11 @@ class Traces(NamedTuple):
     def marker(self) -> str:
         """A file that is there from the beginning, relative to the cache."""
         return f"{self.directory}/marker"
+
+    @property
+    def image(self) -> str:
+        """An image to be read, relative to the cache; with a cache beside it, of which it is made."""
+        return f"{self.directory}/probe/probe.sqsh"
 
     def file(self, name: str) -> str:
         """A file for the check, relative to the cache."""
@@ -110,6 +117,15 @@ def check_nodes(team: Team, uid: int) -> Iterator[Finding]:
         )
     else:
         yield ok("nodes.shared", "all see the files that this machine has made")
+
+
+def check_node_readers(team: Team, traces: Traces, options: SquashOptions) -> Iterator[Finding]:
+    """Whether the nodes of *team* can read the image of *traces*, which the *options* have made."""
+    said = team.ask(team.members, "read", traces.image, options.compressor)
+    readings = {
+        member.node: [Reading(*map(str, pair)) for pair in said[member.who]["readings"]] for member in team.members
+    }
+    yield from findings_of("nodes", str(options), readings)
 
 
 def _settings(members: Sequence[TeamMember]) -> Iterator[Finding]:

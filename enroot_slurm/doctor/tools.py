@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
+from enroot_slurm.doctor.readers import check_readers
 from enroot_slurm.errors import ConversionError, EnrootSlurmError
 from enroot_slurm.rootfs.compression import decompress
 from enroot_slurm.squashfs.writing.compressors import compressor_of
@@ -27,8 +28,6 @@ __all__ = ["check_tools"]
 _GZIP = gzip.compress(b"x", mtime=0)
 _ZSTD = bytes.fromhex("28b52ffd04580900007823110483")  # what `zstd` makes of "x"
 _OPTIONAL = {
-    "unsquashfs": "enroot create needs it",
-    "squashfuse": "enroot needs it to start images without unpacking them",
     "enroot": "it runs the images, on the nodes where jobs do",
 }
 
@@ -43,6 +42,7 @@ def check_tools(config: Config | None) -> Iterator[Finding]:
         yield from _squash(config)
         yield from _decoder("gzip", _GZIP, config.gzip_program, "zlib_ng")
         yield from _decoder("zstd", _ZSTD, "", "compression.zstd", "backports.zstd")
+        yield from check_readers(config)
     for program, use in _OPTIONAL.items():
         path = shutil.which(program)
         check = f"tools.{program}"

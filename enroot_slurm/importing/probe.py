@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.blobs import BlobStore
 from enroot_slurm.cache.directory import CacheDirectory
@@ -24,41 +24,27 @@ if TYPE_CHECKING:
 
     from enroot_slurm.settings.config import Config
 
-__all__ = ["converts"]
+__all__ = ["PROBE", "converts", "write_probe"]
 
-_CONTENT = b"a file of the probe\n" * 4096
+
+class _File(NamedTuple):
+    name: str
+    content: bytes
+
+
+PROBE = _File("probe", b"a file of the probe\n" * 4096)
+"""The only file of the image."""
 _TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def converts(config: Config) -> bool:
     """Whether this node, as this user, can convert an image of one small layer with the settings *config*."""
-    archive = _archive()
-    packer = zlib.compressobj(wbits=31)
-    blob = packer.compress(archive) + packer.flush()
-
-    def download(_: Descriptor) -> Iterator[bytes]:
-        yield blob
-
     try:
         directory = Path(tempfile.mkdtemp(prefix="enroot-slurm-probe-", dir=config.temp_path))
     except OSError:
         return True  # it has no place to be tried: nothing is known against the node
     try:
-        place = CacheDirectory(directory)
-        store = BlobStore(place, Locks(place, enabled=False))
-        store.prepare()
-        conversion = Conversion(
-            [Layer(Descriptor(_TYPE, Digest.of(blob), len(blob)), Digest.of(archive))],
-            RcLayer((), ()),
-            0,
-            epoch=None,
-            config=config._replace(cache_path=directory),
-            store=store,
-            download=download,
-            progress=Progress(),
-        )
-        with draft(directory / "image.sqsh", mode=0o600) as image:
-            conversion.run(image)
+        write_probe(config, directory / "image.sqsh")
     except Exception:  # noqa: BLE001 - whatever it is, no image of a user has caused it
         return False
     finally:
@@ -66,14 +52,44 @@ def converts(config: Config) -> bool:
     return True
 
 
+def write_probe(config: Config, image: Path) -> None:
+    """Write an *image* of the file `PROBE` with the settings *config*; its directory gets a cache besides.
+
+    Raises: what an import raises.
+    """
+    directory, archive = image.parent, _archive()
+    packer = zlib.compressobj(wbits=31)
+    blob = packer.compress(archive) + packer.flush()
+
+    def download(_: Descriptor) -> Iterator[bytes]:
+        yield blob
+
+    place = CacheDirectory(directory)
+    store = BlobStore(place, Locks(place, enabled=False))
+    store.prepare()
+    conversion = Conversion(
+        [Layer(Descriptor(_TYPE, Digest.of(blob), len(blob)), Digest.of(archive))],
+        RcLayer((), ()),
+        0,
+        epoch=None,
+        config=config._replace(cache_path=directory),
+        store=store,
+        download=download,
+        progress=Progress(),
+    )
+    with draft(image.with_name(f".{image.name}.tmp"), mode=0o600) as file:
+        conversion.run(file)
+        file.publish(image, replace=True, lasting=False)
+
+
 def _archive() -> bytes:
     """A tar archive of one file; see tar(5)."""
     fields = [
-        b"probe".ljust(100, b"\0"),
+        PROBE.name.encode().ljust(100, b"\0"),
         *(b"%07o\0" % number for number in (0o644, 0, 0)),
-        *(b"%011o\0" % number for number in (len(_CONTENT), 0)),
+        *(b"%011o\0" % number for number in (len(PROBE.content), 0)),
     ]
     before, behind = b"".join(fields), b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(255, b"\0")
     checksum = sum(before) + 8 * ord(" ") + sum(behind)
     header = before + b"%06o\0 " % checksum + behind
-    return header.ljust(512, b"\0") + _CONTENT.ljust(-(-len(_CONTENT) // 512) * 512, b"\0") + bytes(1024)
+    return header.ljust(512, b"\0") + PROBE.content.ljust(-(-len(PROBE.content) // 512) * 512, b"\0") + bytes(1024)

@@ -84,7 +84,7 @@ def test_the_program_that_decodes_gzip(program) -> None:
 def test_no_settings() -> None:
     """When the settings are wrong, programs are looked for all the same."""
     checks = {finding.check for finding in check_tools(None)}
-    assert "tools.unsquashfs" in checks
+    assert "tools.enroot" in checks
     assert "tools.squash_options" not in checks
 
 

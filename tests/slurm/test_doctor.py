@@ -137,8 +137,10 @@ def test_between_nodes(bad, alice, who, nodes) -> None:
     found = bad.doctor("--nodes", nodes, user=user)
     assert "n1, n2, n3" in found["nodes.nodes"][1]
     checks = {check: status for check, (status, _) in found.items() if check.startswith("nodes.")}
-    names = ("nodes", "settings", "clock", "shared", "locks", "publish", "visible")
-    assert checks == {f"nodes.{name}": "ok" for name in names}
+    names = ("nodes", "settings", "clock", "shared", "locks", "publish", "visible", "unsquashfs")
+    here = {f"nodes.{name}" for name in ("squashfuse", "squashfuse_ll", "kernel")} & checks.keys()  # this machine's
+    assert checks == {**{f"nodes.{name}": "ok" for name in names}, **dict.fromkeys(here, "ok")}
+    assert "unsquashfs on n1, n2, n3: reads images" in found["nodes.unsquashfs"][1]
     files = [path for path in bad.site.cache.rglob("*") if path.parent.name in {"tmp", "locks"}]
     assert files == []
     assert {path.stat().st_uid for path in bad.site.cache.rglob("*")} <= {bad.site.cache_user.uid}
