@@ -140,6 +140,8 @@ class Config(NamedTuple):
     """``fail`` or ``continue``."""
     on_node_failure: str
     """``fail`` or ``drain``."""
+    record_in: str
+    """``nothing`` or ``admincomment``: where in Slurm a job's digests are noted."""
     ca_file: str
     """An absolute path; empty: the system's certificates."""
     insecure_registries: tuple[str, ...]

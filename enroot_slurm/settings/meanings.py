@@ -116,6 +116,10 @@ MEANINGS = {
         "When this node alone can't convert images: `fail` ends the job, `drain` lets the prolog fail too, "
         "so that Slurm drains the node"
     ),
+    "record_in": (
+        "`admincomment` lets the prolog append `enroot=DIGEST[,DIGEST...]` to the job's AdminComment, which Slurm's "
+        "accounting keeps: [records](metrics.md#records)"
+    ),
     "ca_file": "A file of CA certificates in place of the system's. Empty: the system's",
     "insecure_registries": (
         "The registries that are asked over http: `HOST` or `HOST:PORT`, exactly as in the image's name"

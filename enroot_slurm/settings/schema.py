@@ -207,6 +207,13 @@ SETTINGS: dict[str, Setting] = {
         Setting(
             "on_node_failure", "ENROOT_SLURM_ON_NODE_FAILURE", "fail", "fail or drain", forms.choice("fail", "drain")
         ),
+        Setting(
+            "record_in",
+            "ENROOT_SLURM_RECORD_IN",
+            "nothing",
+            "nothing or admincomment",
+            forms.choice("nothing", "admincomment"),
+        ),
         Setting("ca_file", "ENROOT_SLURM_CA_FILE", "", _A_PATH, forms.optional_path),
         _several(
             "insecure_registries",

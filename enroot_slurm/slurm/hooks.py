@@ -39,6 +39,7 @@ from enroot_slurm.system.privilege import Identity, fork
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from enroot_slurm.slurm.admin_comment import AdminComment
     from enroot_slurm.system.privilege import Child
 
 __all__ = ["SNAPSHOT", "epilog", "main", "prolog"]
@@ -97,11 +98,12 @@ def prolog(
         log("prolog", WARNING, job=job.key, node=job.node, outcome="there is a record of this job already")
         return 0
     record.begin([*(each.source for each in asked), *(["stage-in"] if staged else [])])
-    task = _Task(job, asked, staged, config, record, Events.open(config.run_path))
+    comment = _admin_comment(job, environ) if config.record_in == "admincomment" else None
+    task = _Task(job, asked, staged, config, record, Events.open(config.run_path), comment)
     users = ["cache", "user"] if config.shared_cache else ["user"]
     try:
         status, worker = _drive(task, users, None, config.prolog_deadline)
-        if worker and users:
+        if worker and (users or comment):
             rest = partial(_wait_on, task, users, worker)
             _note(task, "root", fork(rest, keep=(*task.keep, worker.pipe), detached=True).pid)
     finally:
@@ -151,6 +153,8 @@ class _Task(NamedTuple):
     config: Config
     record: Writer
     events: Events
+    comment: AdminComment | None = None
+    """Where the images' digests are noted besides."""
 
     @property
     def keep(self) -> tuple[int, ...]:
@@ -177,7 +181,15 @@ def _drive(
         if status not in {0, _LEFT, _NODE}:
             log("worker", ERROR, job=task.job.key, outcome=f"the worker ended with status {status}")
         worker = None
+    if task.comment is not None:
+        task.comment.note(task.record)
     return status, None
+
+
+def _admin_comment(job: Job, environ: Mapping[str, str] | None) -> AdminComment:
+    from enroot_slurm.slurm.admin_comment import AdminComment  # noqa: PLC0415 - few sites want it
+
+    return AdminComment(job, os.environ if environ is None else environ)
 
 
 def _wait_on(task: _Task, users: list[str], worker: Child) -> int:

@@ -203,6 +203,14 @@ class Writer(NamedTuple):
             fields["failure"] = result.failure._asdict()
         self._append(fields)
 
+    def digests(self) -> list[str]:
+        """The digests of the images that are there, as the record has them."""
+        found = []
+        for line in os.pread(self.descriptor, _MAX_RECORD, 0).split(b"\n"):
+            with suppress(ValueError, TypeError, LookupError, RecursionError):
+                found.append(_result(json.loads(line)).digest)
+        return [digest for digest in found if digest]
+
     def has(self, request: Request) -> bool:
         """Whether *request* has a result, by this process or the one before it."""
         wanted = (request.uri, request.arch)

@@ -480,6 +480,29 @@ def test_an_image_is_blamed_and_not_the_node(site, alice, push) -> None:
         assert site.cluster.sinfo_reasons() == ""
 
 
+def test_digests_in_the_admin_comment(site, alice, push, image) -> None:
+    """The first node appends them, once; other words stay, also when the job runs again."""
+    site.configure(record_in="admincomment")
+    uri = push(image)
+    words = ("-N2", "-w", "n1,n2", "--hold", f"--comment=enroot:{uri} enroot:{uri}")
+    job = site.cluster.submit("exec sleep 100", *words, user=alice)
+    site.cluster.run("scontrol", "update", f"jobid={job}", "admincomment=JS1:abc")
+    site.cluster.run("scontrol", "release", job)
+    wait_for(lambda: site.record(job))
+    digest = site.record(job)[0]["digest"]
+    comment = f"JS1:abc enroot={digest}"
+    shown = lambda: re.search(r"AdminComment=(.*)", site.cluster.run("scontrol", "show", "job", job).stdout)  # noqa: E731
+    wait_for(lambda: shown()[1].strip() == comment)
+    site.cluster.run("scontrol", "requeue", job)
+    site.cluster.wait_for_state(job, "PENDING")
+    wait_for(lambda: site.cluster.job(job)["Reason"] == "BeginTime")
+    site.cluster.run("scontrol", "update", f"jobid={job}", "reqnodelist=n1,n2", "starttime=now")
+    wait_for(lambda: site.record(job, restart=1))
+    site.cluster.cancel(job)
+    site.cluster.wait_job(job)
+    assert shown()[1].strip() == comment
+
+
 def test_imports_are_counted(site, alice, push) -> None:
     """Each node notes what its prologs asked for, as whom ever they worked, where only root can write."""
     uri = push(Image([Layer().file("counted", os.urandom(3000))]), "counted")
