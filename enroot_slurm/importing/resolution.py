@@ -234,6 +234,7 @@ def open_repository(
         min_rate=config.min_rate,
         retries=config.transfer_retries,
         max_connections=config.max_connections,
+        parallel_ranges=config.parallel_ranges,
         allow_http=config.allow_http,
         insecure_registries=frozenset(config.insecure_registries),
         trusted_hosts=config.trusted_hosts,

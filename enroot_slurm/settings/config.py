@@ -76,6 +76,8 @@ class Config(NamedTuple):
     """At once on this node, for one cache; 0: as many as are wanted."""
     max_connections: int
     """From 1 to 64."""
+    parallel_ranges: int
+    """Connections for one large blob, as far as they are free; 0: one."""
     max_download: int
     """Bytes that all layers of an image may have in the registry."""
     max_unpacked: int

@@ -29,6 +29,10 @@ MEANINGS = {
         "once](cache.md#how-many-at-once). 0: no limit"
     ),
     "max_connections": "The number of connections at once. 64 is the most, and 0 means 64",
+    "parallel_ranges": (
+        "The number of connections that fetch parts of one blob of 64 MiB or more, as far as "
+        "`max_connections` leaves some: [large layers](#large-layers). 0: one connection for each blob"
+    ),
     "max_download": (
         "The most bytes that all layers of an image may have in the registry. Larger images are refused: "
         "[limits](#limits)"

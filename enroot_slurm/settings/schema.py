@@ -160,6 +160,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("max_processors", "ENROOT_MAX_PROCESSORS", "$(nproc)", _A_NUMBER, forms.processors),
         Setting("max_imports", "ENROOT_SLURM_MAX_IMPORTS", "2", _A_NUMBER, forms.imports),
         Setting("max_connections", "ENROOT_MAX_CONNECTIONS", "10", _A_NUMBER, forms.connections),
+        Setting("parallel_ranges", "ENROOT_SLURM_PARALLEL_RANGES", "4", _A_NUMBER, forms.integer),
         Setting("max_download", "ENROOT_SLURM_MAX_DOWNLOAD", "100GiB", _A_SIZE, forms.size, forms.size_text),
         Setting("max_unpacked", "ENROOT_SLURM_MAX_UNPACKED", "200GiB", _A_SIZE, forms.size, forms.size_text),
         Setting("connect_timeout", "ENROOT_CONNECT_TIMEOUT", "30", _TIME, forms.seconds, forms.number_text),
