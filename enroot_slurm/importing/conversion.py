@@ -184,6 +184,7 @@ class Conversion:
                     digest, began = layers[cached.diff_id].descriptor.digest, time.monotonic()
                     if cached.ready:
                         workload.made(digest, 0)
+                        done(cached)
                         return True
                     if not held:
                         return False
@@ -192,9 +193,14 @@ class Conversion:
                         _as_needed(lambda planned: sums.append(make(cached, file, planned=planned)))
                         cached.publish(file, sums[-1].hexdigest())
                     workload.made(digest, began)
+                    done(cached)
             except OSError as error:
                 raise unwritable(self._config.cache_path, error) from None
             return True
+
+        def done(cached: CachedLayer) -> None:
+            if not self._config.keep_blobs:
+                streams.drop(layers[cached.diff_id])
 
         def make(cached: CachedLayer, file: Draft, *, planned: bool) -> Checksum:
             checksum = Checksum()

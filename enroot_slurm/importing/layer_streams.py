@@ -102,6 +102,10 @@ class LayerStreams:
                 raise too_large(self._limit)
             yield chunk
 
+    def drop(self, layer: Layer) -> None:
+        """Don't keep the blob of *layer*, which has been read."""
+        self._blobs[layer.descriptor.digest].drop()
+
     def finish(self) -> None:
         """Wait until all blobs are in the cache.  Raises: the first error of any of them."""
         self._fetch.wait()

@@ -96,6 +96,8 @@ class Config(NamedTuple):
     """Bytes; of no use any more."""
     layer_cache: bool
     """Whether each layer gets an image of its own, to be joined with others."""
+    keep_blobs: bool
+    """Whether blobs stay when their layers have images."""
     shared_cache: str
     """An absolute path; empty: there is none."""
     cache_user: str

@@ -52,6 +52,10 @@ MEANINGS = {
         "Make a squashfs image of each layer in the cache, and join it into every image that has the layer. "
         "`no`: convert all layers together each time"
     ),
+    "keep_blobs": (
+        "Keep the blobs of layers beside their images. `no`: a blob is removed once its layer's image is "
+        "there, and downloaded again when it is needed: [small disks](cache.md#small-disks)"
+    ),
     "shared_cache": (
         "The site's cache: [cache.md](cache.md#the-sites-cache). It is looked at first, and only its owner "
         "writes it. Empty: there is none"

@@ -171,6 +171,7 @@ SETTINGS: dict[str, Setting] = {
         _switch("allow_http", "ENROOT_ALLOW_HTTP", "no"),
         Setting("squash_memory", "ENROOT_SLURM_SQUASH_MEMORY", "1GiB", _A_SIZE, forms.size, forms.size_text),
         _switch("layer_cache", "ENROOT_SLURM_LAYER_CACHE", "yes"),
+        _switch("keep_blobs", "ENROOT_SLURM_KEEP_BLOBS", "yes"),
         Setting("shared_cache", "ENROOT_SLURM_SHARED_CACHE", "", _A_PATH, forms.optional_path),
         Setting("cache_user", "ENROOT_SLURM_CACHE_USER", "", "a user's name", forms.user_name),
         Setting("site_credentials", "ENROOT_SLURM_SITE_CREDENTIALS", "", _A_PATH, forms.optional_path),
