@@ -50,6 +50,7 @@ OWNERS = {
     "yaml": {"settings.yaml_file", "housekeeping.image_list"},
     "filelock": {"cache.locks"},
     "cryptography": {"trust.crypto"},
+    "tqdm": {"commands.display"},
 }
 """The only modules that import these; all else is the standard library and the optional decoders."""
 DECODERS = {"zlib_ng", "backports", "compression"}
@@ -192,12 +193,12 @@ def test_locks_are_for_misses(import_environment, tmp_path) -> None:
     require_tools("mksquashfs")
     with FaultRegistry() as registry:
         uri = serve(registry, Image([Layer().file("f", b"1"), Layer().file("g", b"2")]))
-        first = loaded(MAIN, "import", "-q", "-o", str(tmp_path / "1"), uri, environment=import_environment)
+        first = loaded(MAIN, "import", "-o", str(tmp_path / "1"), uri, environment=import_environment)
         locks = Path(import_environment["ENROOT_CACHE_PATH"], "locks")
         assert list(locks.iterdir())
         shutil.rmtree(locks)
         second = loaded(MAIN, "import", "-q", "-o", str(tmp_path / "2"), uri, environment=import_environment)
         assert not locks.exists()
-    heavy = {"filelock", "tarfile", "yaml", "asyncio"}
+    heavy = {"filelock", "tarfile", "yaml", "asyncio", "tqdm"}
     assert heavy & first == {"filelock"}
     assert heavy & second == set()

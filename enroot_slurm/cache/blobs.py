@@ -91,6 +91,7 @@ class Blob:
         self._received = 0
         self._complete = False
         self._error: BaseException | None = None
+        self._unwanted = False
         self.reused = self._is_cached()
         """Whether the blob was in the cache, or came there through another process."""
 
@@ -145,9 +146,17 @@ class Blob:
                 self.discard()
                 raise CachedBlobDamaged(f"the cached blob {self.descriptor.digest} was damaged: {self.path}")
 
+    def drop(self) -> None:
+        """Don't keep the blob in the own cache: it has been read to its end, and nobody here needs it again."""
+        with self._changed:
+            self._unwanted = True  # it may still be without its name
+            if self._temp is None and self.path == blob_path(self._place.root, self.descriptor.digest):
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+
     def verify(self) -> None:
         """Read a blob that was in the cache.  Raises: CachedBlobDamaged, when it is not what its digest says."""
-        if self.reused:
+        if self.reused and not self._unwanted:
             for _ in self.chunks():
                 pass
 
@@ -227,7 +236,9 @@ class Blob:
                 os.fchmod(fd, self._place.mode)  # not synced: whoever reads it compares its digest
             self._place.directory("blobs", digest.algorithm)
             with self._changed:
-                if self._has_size(self.path):  # somebody was faster: locks do nothing, or we were left behind
+                if self._unwanted or self._has_size(
+                    self.path
+                ):  # somebody was faster: locks do nothing, or we were left behind
                     temp.unlink()
                 else:
                     temp.rename(self.path)

@@ -1,7 +1,7 @@
 """The status of a lock's holder, for processes that wait: a file beside the lock, written anew every second.
 
     ROOT/locks/NAME.holder    JSON: host, user, job, pid, phase, received and left (bytes),
-                              since (seconds since 1970), beat
+                              since (seconds since 1970), beat, done and total (bytes of work)
 
 Its content is for people.  Programs check whether it changes, and how fast the downloads are.  A process that is
 stopped, or hangs in a file system, still has its lock but writes no more.
@@ -42,6 +42,10 @@ class Holder(NamedTuple):
     """A number that grows as long as the process runs."""
     left: int = 0
     """Bytes that are still to be downloaded, as far as it is known."""
+    done: int = 0
+    """Bytes of the work: see `Progress.advanced`."""
+    total: int = 0
+    """Bytes that *done* will be; 0: not known."""
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
@@ -71,6 +75,8 @@ class Work:
         self.received = 0
         self.expected = 0
         """The value that *received* will have when all has been downloaded."""
+        self.done = self.total = 0
+        """As in `Holder`."""
         self._job = job
         self._user = ""
         self._shown: dict[Path, int] = {}
@@ -114,7 +120,8 @@ class Work:
         received = self.received
         left = max(0, self.expected - received)
         node, pid = os.uname().nodename, os.getpid()
-        holder = Holder(node, self._user, self._job, pid, self.phase, received, since, self._beat, left)
+        made = (self.done, self.total)
+        holder = Holder(node, self._user, self._job, pid, self.phase, received, since, self._beat, left, *made)
         content = json.dumps(holder._asdict()).encode()
         # In place: then nobody has to look for a new file of that name.  Padded, so that one write replaces all.
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.commands.common import progress, tell
+from enroot_slurm.commands.common import add_progress, progress, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -84,6 +84,7 @@ def add_commands(commands: Commands) -> None:
     rm.add_argument("-n", "--dry-run", action="store_true", help="say what would go, and remove nothing")
     prefetch = add("prefetch", _prefetch, "import all images of a list", _PREFETCH)
     prefetch.add_argument("file", metavar="FILE.yaml", type=Path)
+    add_progress(prefetch)
 
 
 def _add_images(command: argparse.ArgumentParser, count: str = "+", text: str = "") -> None:
@@ -233,9 +234,15 @@ def _verify(options: argparse.Namespace) -> int:
         with progress(options) as told:
             told.phase(f"verifying {cache.root}")
             items = _find(cache, options.images) if options.images else list(cache.keeper.inventory().items)
-            told.expect(sum(item.size for item in items))
+            total, done = sum(item.size for item in items), 0
+
+            def read(count: int) -> None:
+                nonlocal done
+                done += count
+                told.advanced(done, total)
+
             repair = options.repair and not options.dry_run
-            damages = cache.keeper.verify(items, repair=repair, read=told.received)
+            damages = cache.keeper.verify(items, repair=repair, read=read)
         if options.json:
             found = [damage._asdict() for damage in damages]
             cachetext.print_json({"cache": str(cache.root), "checked": len(items), "damaged": found})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.progress import Progress
 
-__all__ = ["EXIT_CODES", "Commands", "mute", "print_table", "progress", "tell"]
+__all__ = ["EXIT_CODES", "Commands", "add_progress", "mute", "print_table", "progress", "tell"]
 
 EXIT_CODES = """\
 exit status:
@@ -109,16 +109,29 @@ class Commands:
         )
 
 
+def add_progress(command: argparse.ArgumentParser) -> None:
+    """Give *command*, which imports, the option ``--progress``."""
+    command.add_argument(
+        "--progress",
+        choices=("auto", "json"),
+        default="auto",
+        help="json: tell how far it is by a line of JSON per second, on stderr",
+    )
+
+
 @contextlib.contextmanager
 def progress(options: argparse.Namespace) -> Iterator[Progress]:
     """The progress of the command: on stderr, unless ``--quiet`` was given."""
-    from enroot_slurm.commands.display import Display  # noqa: PLC0415
+    from enroot_slurm.commands.display import Display, JsonLines  # noqa: PLC0415
     from enroot_slurm.progress import Progress  # noqa: PLC0415
 
-    if options.quiet:
+    if getattr(options, "progress", "auto") == "json":
+        with JsonLines(details=options.verbose) as lines:
+            yield lines
+    elif options.quiet:
         yield Progress()
     else:
-        with Display() as display:
+        with Display(details=options.verbose) as display:
             yield display
 
 

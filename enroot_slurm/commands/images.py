@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm.commands.common import progress, tell
+from enroot_slurm.commands.common import add_progress, progress, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -53,6 +53,8 @@ def add_commands(commands: Commands) -> None:
         description=_GET,
     )
     getting.add_argument("--json", action="store_true", help="print what is known of the image, as JSON")
+    for command in (importing, getting):
+        add_progress(command)
     digest = commands.add(
         "digest", _digest, "print the digest of an image's manifest for a platform", parents=[commands.image]
     )

@@ -7,6 +7,7 @@ published that is not verified to its last byte: blobs against their digests, la
 from __future__ import annotations
 
 import contextlib
+import time
 from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from enroot_slurm.cache.crew import Crew
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.errors import IntegrityError, StorageError
 from enroot_slurm.importing.layer_streams import LayerStreams
+from enroot_slurm.importing.workload import Workload
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
@@ -25,7 +27,7 @@ from enroot_slurm.squashfs.writing.workshop import Workshop
 from enroot_slurm.system.checksum import Checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from enroot_slurm.cache.blobs import BlobStore
     from enroot_slurm.cache.fetch import ReadBlob
@@ -104,14 +106,17 @@ class Conversion:
 
     def _stream(self, image: Draft) -> None:
         """Write all layers into *image* at once."""
-        with self._workshop() as workshop, self._sources(self._layers[::-1]) as streams:
+        workload = Workload(self._progress, _sizes(self._layers))
+        with self._workshop() as workshop, self._sources(self._layers[::-1], workload) as streams:
 
             def write(*, planned: bool) -> None:
                 with workshop.image(image) as (writer, stack):
                     merge = Merge(writer, self._rc, self._created, limit=self._config.max_unpacked, implied=0)
                     reads = [partial(streams.archive, layer, stack) for layer in reversed(self._layers)]
-                    for read in _one_ahead(reads):
+                    for layer, read in zip(reversed(self._layers), _one_ahead(reads), strict=True):
+                        began = time.monotonic()
                         merge.add_layer(read, planned=planned)
+                        workload.made(layer.descriptor.digest, began)
                     merge.finish()
                     inodes = merge.inodes
                     del merge  # its names take as much memory as the tables that follow
@@ -131,14 +136,17 @@ class Conversion:
         store = self._store.layers(options.for_layers.recipe)
         cached = {layer.diff_id: store.layer(layer.diff_id, layer.descriptor.size) for layer in self._layers}
         missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
+        joined = sum(layer.descriptor.size for layer in self._layers)
+        workload = Workload(self._progress, _sizes(missing.values()), joined)
         if missing:
             try:
                 store.prepare()
             except OSError as error:
                 raise unwritable(self._config.cache_path, error) from None
             biggest_first = sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
-            with self._workshop() as workshop, self._sources(biggest_first) as streams:
-                self._make(workshop, streams, missing, [cached[layer.diff_id] for layer in biggest_first])
+            with self._workshop() as workshop, self._sources(biggest_first, workload) as streams:
+                tasks = [cached[layer.diff_id] for layer in biggest_first]
+                self._make(workshop, streams, workload, missing, tasks)
         self._progress.phase(f"joining {len(self._layers)} layers")
         try:
             join_layers(
@@ -149,7 +157,9 @@ class Conversion:
                 now=self._created,
                 time=options.files_time(self._epoch),
                 image_time=options.image_time(self._epoch),
+                copied=workload.copied,
             )
+            workload.copied(1, 1)
         except CannotJoin:
             # One of them is to blame, or the image: then others' layers stay.
             for each in cached.values():
@@ -158,7 +168,12 @@ class Conversion:
             raise
 
     def _make(
-        self, workshop: Workshop, streams: LayerStreams, layers: dict[Digest, Layer], missing: list[CachedLayer]
+        self,
+        workshop: Workshop,
+        streams: LayerStreams,
+        workload: Workload,
+        layers: dict[Digest, Layer],
+        missing: list[CachedLayer],
     ) -> None:
         """Make the images of the *missing* layers."""
         size = min(self._config.max_processors, len(missing))
@@ -166,15 +181,26 @@ class Conversion:
         def attempt(cached: CachedLayer) -> bool:
             try:
                 with cached.lock.attempt() as held:
-                    if cached.ready or not held:
-                        return cached.ready
+                    digest, began = layers[cached.diff_id].descriptor.digest, time.monotonic()
+                    if cached.ready:
+                        workload.made(digest, 0)
+                        done(cached)
+                        return True
+                    if not held:
+                        return False
                     with cached.draft() as file:
                         sums: list[Checksum] = []
                         _as_needed(lambda planned: sums.append(make(cached, file, planned=planned)))
                         cached.publish(file, sums[-1].hexdigest())
+                    workload.made(digest, began)
+                    done(cached)
             except OSError as error:
                 raise unwritable(self._config.cache_path, error) from None
             return True
+
+        def done(cached: CachedLayer) -> None:
+            if not self._config.keep_blobs:
+                streams.drop(layers[cached.diff_id])
 
         def make(cached: CachedLayer, file: Draft, *, planned: bool) -> Checksum:
             checksum = Checksum()
@@ -196,9 +222,9 @@ class Conversion:
             crew.wait()
 
     @contextlib.contextmanager
-    def _sources(self, layers: Sequence[Layer]) -> Iterator[LayerStreams]:
+    def _sources(self, layers: Sequence[Layer], workload: Workload) -> Iterator[LayerStreams]:
         """The streams of *layers*, all of which are in the cache at the end."""
-        streams = LayerStreams(layers, self._store, self._download, self._config, self._progress)
+        streams = LayerStreams(layers, self._store, self._download, self._config, self._progress, workload)
         try:
             with streams:
                 try:
@@ -215,6 +241,11 @@ class Conversion:
     def _workshop(self) -> Workshop:
         config = self._config
         return Workshop(config.squash_options, config.max_processors, now=self._created, epoch=self._epoch)
+
+
+def _sizes(layers: Iterable[Layer]) -> dict[Digest, int]:
+    """The sizes of the blobs of *layers*, in bytes."""
+    return {layer.descriptor.digest: layer.descriptor.size for layer in layers}
 
 
 def _one_ahead(reads: Sequence[Callable[[], Iterator[bytes]]]) -> Iterator[Callable[[], Iterator[bytes]]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.blobs import BlobStore
     from enroot_slurm.cache.fetch import ReadBlob
+    from enroot_slurm.importing.workload import Workload
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.progress import Progress
@@ -41,12 +42,19 @@ class LayerStreams:
     """
 
     def __init__(
-        self, layers: Sequence[Layer], store: BlobStore, download: ReadBlob, config: Config, progress: Progress
+        self,
+        layers: Sequence[Layer],
+        store: BlobStore,
+        download: ReadBlob,
+        config: Config,
+        progress: Progress,
+        workload: Workload,
     ) -> None:
         self._gzip_program = config.gzip_program
         self._limit = config.max_unpacked
         self._sizes: dict[Digest, int] = {}
         self._progress = progress
+        self._workload = workload
         self._lock = threading.Lock()
         self._read = 0
         # The same layer may be in an image twice; it is one blob.
@@ -73,8 +81,9 @@ class LayerStreams:
         read what the layer's diff_id says.  Raises: IntegrityError (UnsupportedImage for too many bytes),
         ConversionError, and what the download raises.
         """
-        blob = self._blobs[layer.descriptor.digest]
-        decoded = prefetch(decompress(blob.chunks(), self._gzip_program, self._progress.warn))
+        digest = layer.descriptor.digest
+        received = self._workload.reading(digest, self._blobs[digest].chunks())
+        decoded = prefetch(decompress(received, self._gzip_program, self._progress.warn))
         chunks = prefetch(_verified(decoded, layer.diff_id))
         stack.callback(chunks.close)
         return self._counted(layer, chunks)
@@ -92,6 +101,10 @@ class LayerStreams:
             if too_much:
                 raise too_large(self._limit)
             yield chunk
+
+    def drop(self, layer: Layer) -> None:
+        """Don't keep the blob of *layer*, which has been read."""
+        self._blobs[layer.descriptor.digest].drop()
 
     def finish(self) -> None:
         """Wait until all blobs are in the cache.  Raises: the first error of any of them."""

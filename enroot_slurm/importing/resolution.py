@@ -31,7 +31,7 @@ from enroot_slurm.errors import (
 )
 from enroot_slurm.importing.logins import credentials_of, state_of_logins
 from enroot_slurm.oci.digest import Digest
-from enroot_slurm.progress import Progress, duration_text, size_text
+from enroot_slurm.progress import Progress, Relay, duration_text
 from enroot_slurm.registry.client import Repository, Transport
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Resolution:
         """
         self.progress.expect(0)  # it may have been told of another image before
         self.progress.converted(0)
+        self.progress.advanced(0, 0)
         self.progress.phase(f"resolving {self.lookup.reference}")
         lookup, admission = self.lookup, self.lookup.admission()
 
@@ -243,6 +244,7 @@ def open_repository(
         min_rate=config.min_rate,
         retries=config.transfer_retries,
         max_connections=config.max_connections,
+        parallel_ranges=config.parallel_ranges,
         allow_http=config.allow_http,
         insecure_registries=frozenset(config.insecure_registries),
         trusted_hosts=config.trusted_hosts,
@@ -252,37 +254,34 @@ def open_repository(
     return Repository(reference, credentials, transport, warn=warn, connections=connections)
 
 
-class _Shown(Progress):
+class _Shown(Relay):
     """Passes all on, and keeps what other processes are to know of this one."""
 
     def __init__(self, progress: Progress, work: Work) -> None:
+        super().__init__(progress)
         self.work = work
-        self._progress = progress
 
     def phase(self, name: str) -> None:
         self.work.phase = name
-        self._progress.phase(name)
-
-    def waiting(self, text: str) -> None:
-        self._progress.waiting(text)
+        super().phase(name)
 
     def expect(self, size: int) -> None:
         self.work.expected = self.work.received + size
-        self._progress.expect(size)
+        super().expect(size)
 
     def received(self, count: int) -> None:
         self.work.received += count
-        self._progress.received(count)
+        super().received(count)
 
-    def converted(self, total: int) -> None:
-        self._progress.converted(total)
-
-    def warn(self, text: str) -> None:
-        self._progress.warn(text)
+    def advanced(self, done: int, total: int) -> None:
+        self.work.done, self.work.total = done, total
+        super().advanced(done, total)
 
     def tell(self, holder: Holder | None) -> None:
-        """Say for whom this process waits."""
-        self._progress.waiting(_holder_text(holder))
+        """Say for whom this process waits, and how far that one is unless this one works as well."""
+        self.waiting(_holder_text(holder))
+        if holder is not None and not self.work.total:
+            super().advanced(max(0, holder.done), max(0, holder.total))
 
 
 def _holder_text(holder: Holder | None) -> str:
@@ -291,4 +290,4 @@ def _holder_text(holder: Holder | None) -> str:
     job = f"job {printable(holder.job, 32)}, " if holder.job else ""
     who = f"{printable(holder.host, 64)} ({printable(holder.user, 32)}, {job}pid {holder.pid})"
     age = max(0, int(time.time()) - holder.since)
-    return f"waiting for {who}: {printable(holder.phase, 80)}, {size_text(holder.received)}, since {age} s"
+    return f"waiting for {who}: {printable(holder.phase, 80)}, since {age} s"

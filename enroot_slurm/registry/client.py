@@ -31,7 +31,8 @@ from enroot_slurm.registry.auth import MAX_ANSWER, Login, TokenAnswer
 from enroot_slurm.registry.connections import Connections
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
-from enroot_slurm.registry.origin import Origin, RefusedTarget, shown
+from enroot_slurm.registry.origin import Origin, RefusedTarget
+from enroot_slurm.registry.ranges import Requests, Streams, read_blob
 from enroot_slurm.registry.retry import RETRIED, Passing, Retries, TooMany
 from enroot_slurm.registry.transport import Http, Response, Transport
 from enroot_slurm.registry.words import words_of
@@ -83,6 +84,7 @@ class Repository:
         self._retries = Retries(transport.retries, transport.backoff, warn, self._http.deadline)
         self._warned: set[str] = set()
         self._lock = threading.Lock()
+        self._streams = Streams(transport, registry, connections)
 
     def __enter__(self) -> Self:
         return self
@@ -201,25 +203,22 @@ class Repository:
         Raises: NotFound, AccessDenied, NetworkError, IntegrityError, at any piece.
         """
 
-        def ask(headers: Mapping[str, str]) -> Response:
-            response = self._get(f"/blobs/{descriptor.digest}", headers)
+        def answer(headers: Mapping[str, str]) -> Response:
+            return self._get(f"/blobs/{descriptor.digest}", headers)
+
+        def accepted(response: Response) -> Response:
             if response.status in {200, 206, 416}:
                 self._refuse_page(response, body=True)
                 return response
             if response.redirected and response.status in {401, 403, 410}:
                 raise Passing(f"the link that {self._reference.registry} gave has expired")
             error = self._refusal(response, f"blob {descriptor.digest}")
-            if descriptor.urls:
-                error.hint = (
-                    f"The registry may not distribute this layer; its maker serves it at {shown(descriptor.urls[0])}. "
-                    "Images with such layers have to be pushed with them (docker: allow-nondistributable-artifacts)."
-                )
+            error.hint = refusals.foreign_hint(descriptor) or error.hint
             raise error
 
-        retries = Retries(self._transport.retries, self._transport.backoff, self._warn, self._http.deadline)
-        transfer = Download(descriptor, self._transport.transfer_timeout, retries)
-        while not transfer.complete:
-            yield from transfer.attempt(ask)
+        retries = partial(Retries, self._transport.retries, self._transport.backoff, self._warn, self._http.deadline)
+        transfer = Download(descriptor, self._transport.transfer_timeout, retries())
+        yield from read_blob(transfer, Requests(answer, accepted, self._http.get, retries), self._streams)
 
     def document(self, target: str) -> bytes | None:
         """The manifest or index *target*, a tag or a digest, which it is verified by; None: there is none.

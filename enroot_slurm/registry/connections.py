@@ -8,6 +8,7 @@ carries a token already.
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from enroot_slurm.registry.origin import Origin
 
 __all__ = ["Connections", "Token"]
+
+
+_HOUR = 3600.0  # seconds
 
 
 class _Closable(Protocol):
@@ -43,6 +47,7 @@ class Connections:
         self._https: dict[Origin, _Closable] = {}
         self._tokens: dict[tuple[Origin, str, str], Token] = {}
         self._challenges: dict[Origin, tuple[str, ...]] = {}
+        self._whole: dict[Origin, float] = {}
 
     def http(self, registry: Origin, make: Callable[[], _Http]) -> _Http:
         """The client for *registry*; *make* makes one if there is none."""
@@ -66,6 +71,14 @@ class Connections:
     def challenged(self, registry: Origin, headers: tuple[str, ...]) -> None:
         """Keep the WWW-Authenticate *headers* of *registry*."""
         self._challenges[registry] = headers
+
+    def sends_parts(self, registry: Origin) -> bool:
+        """Whether *registry* may send parts of blobs, as far as is known."""
+        return time.monotonic() - self._whole.get(registry, -_HOUR) >= _HOUR
+
+    def sends_no_parts(self, registry: Origin) -> None:
+        """Remember for an hour that *registry* sends whole blobs only."""
+        self._whole[registry] = time.monotonic()
 
     def close(self) -> None:
         """Close all connections, and forget all logins."""

@@ -45,6 +45,22 @@ class Download:
         self._short = False  # the registry says that it has nothing after what came
 
     @property
+    def size(self) -> int:
+        """Bytes of the blob."""
+        return self._descriptor.size
+
+    @property
+    def done(self) -> int:
+        """Bytes that were passed on."""
+        return self._done
+
+    def took(self, piece: bytes) -> bytes:
+        """*piece*, which continues what was passed on, and has come otherwise than by `attempt`."""
+        self._check_time()
+        self._done += len(piece)
+        return piece
+
+    @property
     def complete(self) -> bool:
         """Whether all bytes were passed on."""
         return self._done == self._descriptor.size

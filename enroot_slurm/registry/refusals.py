@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError, NotFound, RateLimited, printable
 from enroot_slurm.oci.reference import DOCKER_HUB
+from enroot_slurm.registry.origin import shown
 from enroot_slurm.registry.retry import LONGEST_WAIT, RETRIED, Passing, TooMany, come_back, go_duration, retry_after
 from enroot_slurm.registry.words import Words, words_of
 
 if TYPE_CHECKING:
+    from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.auth import Login
     from enroot_slurm.registry.transport import Response
 
-__all__ = ["passing", "refusal"]
+__all__ = ["foreign_hint", "passing", "refusal"]
 
 _FILE = "$ENROOT_CONFIG_PATH/.credentials"
 _HTTPS_PORT = re.compile(rb"HTTPS (?:server|port)|plain HTTP to an SSL|HTTP request was sent to HTTPS", re.IGNORECASE)
@@ -24,6 +26,16 @@ _LIMIT = re.compile(r"(\d{1,9})(?:;w=(\d{1,8}))?", re.ASCII)
 _MIRROR = (
     "Log in, since a login has a limit of its own (a line in the credentials file), or set up a mirror for the site."
 )
+
+
+def foreign_hint(descriptor: Descriptor) -> str:
+    """What to do about a blob that the registry does not have because it may not distribute it."""
+    if not descriptor.urls:
+        return ""
+    return (
+        f"The registry may not distribute this layer; its maker serves it at {shown(descriptor.urls[0])}. "
+        "Images with such layers have to be pushed with them (docker: allow-nondistributable-artifacts)."
+    )
 
 
 def refusal(response: Response, reference: Reference, blob: str, login: Login, file: str) -> EnrootSlurmError:

@@ -63,6 +63,14 @@ class Transport(NamedTuple):
     retries: int = 5
     """Attempts after the first one; for a blob: in a row without progress."""
     max_connections: int = 10
+    parallel_ranges: int = 4
+    """Connections for one large blob; 0: one, by one request."""
+    range_from: int = 64 << 20
+    """Bytes from which on a blob is large."""
+    range_size: int = 8 << 20
+    """Bytes of each part that is asked for."""
+    range_fast: float = 200e6
+    """Bytes per second of the first part from which on one connection is enough."""
     allow_http: bool = False
     """Ask the registry by http://, as ENROOT_ALLOW_HTTP does."""
     insecure_registries: frozenset[str] = frozenset()

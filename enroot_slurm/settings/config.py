@@ -78,6 +78,8 @@ class Config(NamedTuple):
     """Images a minute that the site's cache asks registries for, for one user on this node; 0: any number."""
     max_connections: int
     """From 1 to 64."""
+    parallel_ranges: int
+    """Connections for one large blob, as far as they are free; 0: one."""
     max_download: int
     """Bytes that all layers of an image may have in the registry."""
     max_unpacked: int
@@ -96,6 +98,8 @@ class Config(NamedTuple):
     """Bytes; of no use any more."""
     layer_cache: bool
     """Whether each layer gets an image of its own, to be joined with others."""
+    keep_blobs: bool
+    """Whether blobs stay when their layers have images."""
     shared_cache: str
     """An absolute path; empty: there is none."""
     cache_user: str

@@ -33,6 +33,10 @@ MEANINGS = {
         "node. Further ones wait, up to `lock_timeout`. 0: no limit"
     ),
     "max_connections": "The number of connections at once. 64 is the most, and 0 means 64",
+    "parallel_ranges": (
+        "The number of connections that fetch parts of one blob of 64 MiB or more, as far as "
+        "`max_connections` leaves some: [large layers](#large-layers). 0: one connection for each blob"
+    ),
     "max_download": (
         "The most bytes that all layers of an image may have in the registry. Larger images are refused: "
         "[limits](#limits)"
@@ -51,6 +55,10 @@ MEANINGS = {
     "layer_cache": (
         "Make a squashfs image of each layer in the cache, and join it into every image that has the layer. "
         "`no`: convert all layers together each time"
+    ),
+    "keep_blobs": (
+        "Keep the blobs of layers beside their images. `no`: a blob is removed once its layer's image is "
+        "there, and downloaded again when it is needed: [small disks](cache.md#small-disks)"
     ),
     "shared_cache": (
         "The site's cache: [cache.md](cache.md#the-sites-cache). It is looked at first, and only its owner "

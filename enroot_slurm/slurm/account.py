@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from enroot_slurm import errors
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.oci.reference import Reference
-from enroot_slurm.progress import Progress
+from enroot_slurm.progress import Progress, Relay
 from enroot_slurm.slurm.log import INFO, WARNING, log
 
 if TYPE_CHECKING:
@@ -104,14 +104,14 @@ def _host(uri: str) -> str:
         return ""
 
 
-class _Meter(Progress):
+class _Meter(Relay):
     """Passes on what it is told, and counts."""
 
     def __init__(self, told: Progress) -> None:
+        super().__init__(told)
         self.begun = time.monotonic()
         self.bytes = 0
         """That came from a registry."""
-        self._told = told
         self._waiting = 0.0  # since when, if it does
         self._waited = 0.0
 
@@ -123,26 +123,14 @@ class _Meter(Progress):
     def phase(self, name: str) -> None:
         """Pass it on; no wait goes on."""
         self._waited, self._waiting = self.waited, 0.0
-        self._told.phase(name)
+        super().phase(name)
 
     def waiting(self, text: str) -> None:
         """Pass it on; a wait begins or goes on."""
         self._waiting = self._waiting or time.monotonic()
-        self._told.waiting(text)
-
-    def expect(self, size: int) -> None:
-        """Pass it on."""
-        self._told.expect(size)
+        super().waiting(text)
 
     def received(self, count: int) -> None:
         """Pass it on, and count it."""
         self.bytes += count
-        self._told.received(count)
-
-    def converted(self, total: int) -> None:
-        """Pass it on."""
-        self._told.converted(total)
-
-    def warn(self, text: str) -> None:
-        """Pass it on."""
-        self._told.warn(text)
+        super().received(count)

@@ -48,7 +48,7 @@ from enroot_slurm.slurm.leased import leased_image
 from enroot_slurm.slurm.log import INFO, WARNING, log
 from enroot_slurm.slurm.program import one_line, run_program
 from enroot_slurm.slurm.request import Request, image_requests
-from enroot_slurm.slurm.status import Reporter
+from enroot_slurm.slurm.status import Reporter, statuses
 from enroot_slurm.slurm.step import StepImage, variables
 from enroot_slurm.system import privilege
 from enroot_slurm.system.events import Events
@@ -143,12 +143,16 @@ def release(job: int, config: Config) -> None:
 
 
 def status(config: Config) -> str:
-    """A line for each job that has something staged in."""
-    lines = []
+    """A line for each job that has something staged in, and for each image that is imported for it."""
+    lines: list[str] = []
+    roots = [Path(config.shared_cache)] if config.shared_cache else []
     for file in sorted(_directory(config).glob("*.json")):
         with suppress(OSError, ValueError, LookupError, TypeError):
             fields = json.loads(file.read_bytes())
-            lines.append(f"job {file.stem} of user {fields['uid']}: {fields['phase']}\n")
+            text = f"job {file.stem} of user {fields['uid']}: {fields['phase']}"
+            # Where slurmctld's user can't read the cache, the phase has to do.
+            found = statuses(roots, f"{file.stem}.0") if fields["phase"] == "importing" else []
+            lines += [f"{text} {printable(each.uri)}: {each.text}\n" for each in found] or [f"{text}\n"]
     return "".join(lines)
 
 

@@ -1,7 +1,7 @@
 """The progress of an import for a job: a file that the importing process writes, and the text that is made of it.
 
     CACHE/jobs/JOBID.RESTART/import-HASH.json    JSON: node, step, uri, phase, received and expected (bytes),
-                                                 rate (bytes per second)
+                                                 done and total (bytes of work), rate (of it, bytes per second)
 
 CACHE is the cache that the process writes, so the site's is for everybody to read.  HASH stands for the node and the
 step, or what takes a step's place: ``prolog``, ``stage-in``.  What takes less than a second is not worth a file.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from enroot_slurm.errors import printable
 from enroot_slurm.oci.reference import Reference
-from enroot_slurm.progress import Progress, duration_text, size_text
+from enroot_slurm.progress import Pace, Progress, size_text, work_text
 
 if TYPE_CHECKING:
     import threading
@@ -33,7 +33,6 @@ PROLOG = "prolog"
 """The word for a step in the status of a prolog's worker."""
 _INTERVAL = 1.0  # seconds between two writes of the file
 _LINES = 30.0  # seconds between two lines for people
-_WINDOW = 10.0  # seconds over which the rate is measured
 _MAX_STATUS = 8192
 
 
@@ -49,7 +48,11 @@ class Status(NamedTuple):
     expected: int = 0
     """Bytes; 0: not known yet."""
     rate: int = 0
-    """Bytes per second; 0: not known."""
+    """Bytes per second of what *done* counts; 0: not known."""
+    done: int = 0
+    """Bytes of the work: see `Progress.advanced`."""
+    total: int = 0
+    """Bytes that *done* will be; 0: not known."""
 
     def is_of(self, uri: str) -> bool:
         """Whether it is about *uri*; with or without its login, which a file that others can read does not have."""
@@ -57,16 +60,11 @@ class Status(NamedTuple):
 
     @property
     def text(self) -> str:
-        """For people: the phase, percent, size, rate and time left."""
-        parts = [printable(self.phase, 300) or "starting"]
+        """For people: the phase, percent, rate, time left, and how much is downloaded."""
+        parts = [printable(self.phase, 300) or "starting", work_text(self.done, self.total, self.rate)]
         if 0 <= self.received < self.expected:
-            parts.append(f"{100 * self.received // self.expected} % of {size_text(self.expected)}")
-            if self.rate > 0:
-                left = (self.expected - self.received) / self.rate
-                parts.append(f"{size_text(self.rate)}/s, {duration_text(left)} left")
-        elif self.expected:
-            parts.append(f"{size_text(self.expected)} downloaded")
-        return ", ".join(parts)
+            parts.append(f"downloaded {size_text(self.received)} of {size_text(self.expected)}")
+        return ", ".join(filter(None, parts))
 
     @classmethod
     def read(cls, path: Path) -> Status | None:
@@ -77,7 +75,7 @@ class Status(NamedTuple):
                 fields = json.loads(os.read(descriptor, _MAX_STATUS))
             finally:
                 os.close(descriptor)
-            status = cls(**fields)
+            status = cls(**{name: fields[name] for name in cls._fields if name in fields})
         except (OSError, ValueError, TypeError, RecursionError):
             return None
         known = all(type(value) is type(like) for value, like in zip(status, _LIKE, strict=True))
@@ -130,7 +128,7 @@ class Reporter(Progress):
         self._tell = tell
         self._warn = warn
         self._look = look
-        self._samples: list[tuple[float, int]] = []
+        self._pace = Pace()
         self._thread: threading.Thread | None = None
         self._stop: threading.Event | None = None
 
@@ -145,12 +143,15 @@ class Reporter(Progress):
 
     def expect(self, size: int) -> None:
         """Tell how much there is."""
-        self._samples = []
         self._status = self._status._replace(expected=size, received=0)
 
     def received(self, count: int) -> None:
         """Tell how much is there."""
         self._status = self._status._replace(received=self._status.received + count)
+
+    def advanced(self, done: int, total: int) -> None:
+        """Tell how much is done."""
+        self._status = self._status._replace(done=done, total=total)
 
     def warn(self, text: str) -> None:
         """Tell of it at once."""
@@ -179,7 +180,8 @@ class Reporter(Progress):
         assert self._stop
         told = 0.0
         while not self._stop.wait(_INTERVAL):
-            status = self._status._replace(rate=self._rate())
+            status = self._status
+            status = status._replace(rate=self._pace.rate(time.monotonic(), status.done))
             with contextlib.suppress(OSError):
                 self._place.directory("jobs", self._place.job)
                 self._place.write(self._path, json.dumps(status._asdict()).encode() + b"\n")
@@ -187,11 +189,3 @@ class Reporter(Progress):
                 told = time.monotonic()
                 other = self._look()
                 self._tell(f"{status.uri}: {status.text}" + (f": {other.text}" if other else ""))
-
-    def _rate(self) -> int:
-        now = time.monotonic()
-        self._samples.append((now, self._status.received))
-        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW:
-            del self._samples[0]
-        since, before = self._samples[0]
-        return int((self._status.received - before) / (now - since)) if now > since else 0

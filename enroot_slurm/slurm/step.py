@@ -153,7 +153,9 @@ def _tell_all(job: Job, config: Config) -> int:
     poll.register(0, select.POLLIN)
     while not poll.poll(pause * 1000):
         found = [each for each in statuses(_caches(config), job.key) if each.step == PROLOG]
-        for status in {each.uri: each for each in sorted(found, key=lambda each: each.expected > 0)}.values():
+        for status in {
+            each.uri: each for each in sorted(found, key=lambda each: (each.total > 0, each.expected > 0))
+        }.values():
             _tell(f"{status.uri}: {status.text}")
         pause = _NEXT
     return 0
@@ -177,7 +179,7 @@ def reporter(
     def look() -> Status | None:
         found = [each for each in statuses(_caches(config), job.key) if each.step == PROLOG and each.is_of(request.uri)]
         # Who knows how much there is, for this node's own prolog may wait for another one's.
-        return max(found, key=lambda each: (each.expected > 0, each.node == job.node), default=None)
+        return max(found, key=lambda each: (each.total + each.expected > 0, each.node == job.node), default=None)
 
     place = CacheDirectory(config.cache_path, job=job.key)
     return Reporter(place, job.node, step, request.uri, tell=tell, warn=_tell, look=look)

@@ -434,7 +434,7 @@ def stalled(faulty, import_environment, tmp_path) -> Iterator[Callable[..., tupl
 
 
 def test_waiting_says_for_whom(stalled, import_environment, tmp_path) -> None:
-    """Who waits is told who works on the image, in which phase, how far it is and since when."""
+    """Who waits is told who works on the image, in which phase, how far it is and since when, as people or programs."""
     uri, worker, release = stalled()
     with Running("get", uri, environment=import_environment, log=tmp_path / "second") as waiting:
         waiting.wait_until_says("waiting for ")
@@ -444,6 +444,12 @@ def test_waiting_says_for_whom(stalled, import_environment, tmp_path) -> None:
         assert (record["host"], record["user"], record["pid"]) == (os.uname().nodename, getpass.getuser(), worker.pid)
         assert record["phase"].startswith("importing")
         assert record["received"] >= MEGABYTE
+        assert 0 < record["done"] < record["total"]
+        with Running("get", "--progress=json", uri, environment=import_environment, log=tmp_path / "third") as third:
+            wait_for(lambda: '"waiting": true, "done": ' in third.said)
+            told = json.loads(third.said.splitlines()[-1])
+            assert (told["done"], told["total"]) == (record["done"], record["total"])
+            assert told["percent"] == round(100 * record["done"] / record["total"], 1)
         release.set()
         assert waiting.wait() == 0, waiting.said
     assert worker.wait() == 0

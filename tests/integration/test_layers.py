@@ -140,3 +140,42 @@ def test_it_can_be_turned_off(push, import_to_tree, cache):
     joined = import_to_tree(uri)
     assert (cache / "layers").exists()
     assert not diff_trees(streamed.tree, joined.tree, ignore_mtime_of=[b"", b".", b"etc"])
+
+
+def test_blobs_may_go_when_layers_have_images(push, import_to_tree, registry, repository, cache):
+    """With ``keep_blobs: no`` only the config's blob stays; other options, or a damaged layer, cost a download."""
+    environment = {"ENROOT_SLURM_KEEP_BLOBS": "no"}
+    uri = push(Image(layers()))
+    first = import_to_tree(uri, environment=environment)
+    assert len(list((cache / "blobs/sha256").iterdir())) == 1
+    assert len(list(cache.glob("layers/*/*.sqsh"))) == 3
+    registry.reset()
+    again = import_to_tree(uri, environment=environment)
+    assert registry.count("GET", f"/{repository}/blobs") == 0
+    assert content(again.result) == content(first.result)
+    # The images of layers are of no use for other options.
+    other = {**environment, "ENROOT_SQUASH_OPTIONS": "-comp gzip"}
+    assert import_to_tree(uri, environment=other).result.layers_fetched == 3
+    assert registry.count("GET", f"/{repository}/blobs") == 3
+    next(cache.glob("layers/*/*.json")).unlink()
+    registry.reset()
+    for options in (environment, other):
+        import_to_tree(uri, environment=options)
+    assert registry.count("GET", f"/{repository}/blobs") == 1
+    assert len(list((cache / "blobs/sha256").iterdir())) == 1
+
+
+def test_blobs_that_were_kept_go_as_well(push, import_to_tree, cache):
+    """A blob of an earlier import goes when its layer gets an image."""
+    uri = push(Image(layers()))
+    import_to_tree(uri, environment={"ENROOT_SLURM_LAYER_CACHE": "no"})
+    assert len(list((cache / "blobs/sha256").iterdir())) == 4
+    import_to_tree(uri, environment={"ENROOT_SLURM_KEEP_BLOBS": "no"})
+    assert len(list((cache / "blobs/sha256").iterdir())) == 1
+
+
+def test_layers_without_images_keep_their_blobs(push, import_to_tree, cache):
+    """Layers that are streamed together have nothing but their blobs to be found again by."""
+    linked = [Layer().file("a", b"x"), Layer().hardlink("b", "a")]
+    import_to_tree(push(Image(linked)), environment={"ENROOT_SLURM_KEEP_BLOBS": "no"})
+    assert len(list((cache / "blobs/sha256").iterdir())) == 3

@@ -378,7 +378,7 @@ def test_a_waiting_user_sees_how_far_it_is(site, alice, slow) -> None:
     wait_for(lambda: len(list(alice.home.glob(".cache/enroot/jobs/*/import-*.json"))) == 2)
     status = [site.installation.program() / "enroot-slurm", "status"]
     told = site.cluster.run(*status, user=alice).stdout
-    assert re.search(rf"job [0-9]+ on n[12] \(prolog\): {slow.uri}: .*[0-9]+ % of ", told), told
+    assert re.search(rf"job [0-9]+ on n[12] \(prolog\): {slow.uri}: .*, [0-9]+ %, .*downloaded ", told), told
     slow.go.set()
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "ran\n" * 2)

@@ -142,7 +142,10 @@ def test_the_image_is_there_before_the_nodes(site, alice, slow) -> None:
     wait_for(lambda: site.cluster.job(job)["Reason"] == "BurstBufferStageIn")
     fields = site.cluster.job(job)
     assert (fields["JobState"], fields["NodeList"]) == ("PENDING", "")
-    assert f"job {job} of user {alice.uid}: importing" in site.cluster.run("scontrol", "show", "bbstat").stdout
+    line = (
+        rf"job {job} of user {alice.uid}: importing {re.escape(uri)}: importing [0-9a-f]+, \d+ %, downloaded \d.* of "
+    )
+    wait_for(lambda: re.search(line, site.cluster.run("scontrol", "show", "bbstat").stdout))
     owners = {Path(f"/proc/{pid}").stat().st_uid for pid in importers(site)}
     # The parent only waits.
     assert owners == {0, site.cache_user.uid}

@@ -353,14 +353,15 @@ def _blob_reply(content: bytes | None, headers: HTTPMessage, *, ranges: bool) ->
     if content is None:
         return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
     usual = [("Content-Type", "application/octet-stream")]
-    match = re.fullmatch(r"bytes=(\d+)-", headers.get("Range", ""))
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", ""))
     if not (match and ranges):
         return Reply(200, usual, content)
     start = int(match[1])
     if start >= len(content):
         return Reply(416, [("Content-Range", f"bytes */{len(content)}")])
-    span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-    return Reply(206, [*usual, ("Content-Range", span)], content[start:])
+    stop = min(int(match[2]) + 1, len(content)) if match[2] else len(content)
+    span = f"bytes {start}-{stop - 1}/{len(content)}"
+    return Reply(206, [*usual, ("Content-Range", span)], content[start:stop])
 
 
 class _Server(ThreadingHTTPServer):

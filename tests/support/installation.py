@@ -116,6 +116,7 @@ def _names(libraries: Path) -> Iterator[str]:
         "zlib_ng",
         "backports",
         "filelock",
+        "tqdm",
         "cryptography",
         "cffi",
     ]

@@ -23,7 +23,7 @@ from enroot_slurm.squashfs.joining.rc_layer import rc_image
 from enroot_slurm.system.file_copy import FileCopy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from enroot_slurm.squashfs.format.superblock import Superblock
@@ -41,12 +41,14 @@ def join_layers(
     now: int,
     time: int | None = None,
     image_time: int | None = None,
+    copied: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> Superblock:
     """Write the image of *layers*, whose first is the top one, below *directories* (0755) and *files* (0644).
 
     now         the time of these, and of the image
     time        the time that all files get; None leaves the layers' files theirs
     image_time  the time that the image gets
+    copied      is told how many bytes of all have been copied, by another thread
 
     Raises: CannotJoin, when a layer image is not what the linker understands; StorageError.
     What is left in *output* then is no image.
@@ -62,7 +64,7 @@ def join_layers(
         images.insert(0, rc_image(images[0].recipe, directories, files, now if time is None else time))
         stack.callback(os.close, images[0].fd)
         try:
-            return _Link(images, image_time, time).write(output)
+            return _Link(images, image_time, time, copied).write(output)
         except OSError as error:
             raise unwritten(output.path, error) from None
 
@@ -70,12 +72,15 @@ def join_layers(
 class _Link:
     """One link of *images*, with the rc layer first."""
 
-    def __init__(self, images: list[LayerImage], now: int, time: int | None) -> None:
+    def __init__(
+        self, images: list[LayerImage], now: int, time: int | None, copied: Callable[[int, int], object]
+    ) -> None:
         self._images = images
         self._recipe = images[0].recipe
         self._flags = Flag(images[1].flags)
         self._now = now
         self._time = time
+        self._copied = copied
         self._overlay = Overlay(images)
         self._placement = Placement(self._overlay, images, SUPERBLOCK_SIZE + len(self._recipe.options))
 
@@ -95,6 +100,7 @@ class _Link:
         return superblock
 
     def _copy(self, fd: int, stop: threading.Event) -> None:
+        done, start = 0, SUPERBLOCK_SIZE + len(self._recipe.options)
         for image, relocation in zip(self._images, self._placement.relocations, strict=True):
             transfer = FileCopy(image.fd, fd)
             for extent in relocation.extents:
@@ -103,6 +109,8 @@ class _Link:
                     if stop.is_set():
                         return
                     left -= count
+                    done += count
+                    self._copied(done, self._placement.end - start)
                 if left:
                     raise CannotJoin("a layer image became shorter")
 

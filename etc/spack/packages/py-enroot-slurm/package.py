@@ -18,6 +18,7 @@ class PyEnrootSlurm(PythonPackage):
     depends_on("py-filelock@4.2.1:", type=("build", "run"))
     depends_on("py-zlib-ng@0.5:", type=("build", "run"))
     depends_on("py-backports-zstd@1:", type=("build", "run"), when="^python@:3.13")
+    depends_on("py-tqdm@4.66.3:", type=("build", "run"))
     depends_on("lzo", type="run")
     depends_on("squashfs", type="run", when="+tools")
 

@@ -1,0 +1,359 @@
+"""A large blob by several requests at once, each for a part of it: where one connection is slower than the network.
+
+The first answer decides.  It is to the first part alone, so that a cache on the way, which has to fetch the blob first,
+is asked once.  Whoever answers otherwise than by exactly that part is read in one stream (`Download`), and so is all
+that is left when a later answer is not what it should be.  Nothing here makes bytes trustworthy: the digest of the
+whole does.
+
+Source: RFC 9110, 14 and 15.3.7; OCI distribution-spec 1.1, "Pulling blobs" (registries SHOULD support ranges).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from enroot_slurm.registry.retry import Passing, TooMany
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from enroot_slurm.registry.connections import Connections
+    from enroot_slurm.registry.download import Download
+    from enroot_slurm.registry.origin import Origin
+    from enroot_slurm.registry.retry import Retries
+    from enroot_slurm.registry.transport import Response, Transport
+
+__all__ = ["Requests", "Streams", "read_blob"]
+
+_CONTENT_RANGE = re.compile(r"bytes +(\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_NOT_SO = frozenset({400, 403, 416, 501})
+"""Statuses by which a registry, its store or what is in between says that it can't send parts."""
+_EXPIRED = frozenset({400, 401, 403, 404, 410})
+"""Statuses of a signed link whose time is over, as different stores say it."""
+_AHEAD = 64 << 20  # bytes that an import's blobs keep in memory, before those that come first have arrived
+_PROGRESS = 1 << 20
+_PARTING = 0.5  # seconds for threads that are told to stop: one that hangs in the network is left alone
+
+
+class Requests(NamedTuple):
+    """How a blob is asked for: each takes headers."""
+
+    answer: Callable[[Mapping[str, str]], Response]
+    """The registry's answer, whatever it is, after logins and redirects."""
+    accepted: Callable[[Response], Response]
+    """The answer itself if it has content.  Raises: what it means, if it has not."""
+    follow: Callable[[str, Mapping[str, str]], Response]
+    """The answer of a URL to which the registry has redirected, without a login."""
+    retries: Callable[[], Retries]
+    """The attempts at one part."""
+
+
+class Streams:
+    """The connections that fetch an import's blobs: one for each blob, and more for large ones while some are free.
+
+    Safe for several threads.  All that changes is told to whoever waits for *changed*.
+    """
+
+    def __init__(self, transport: Transport, registry: Origin, known: Connections) -> None:
+        self.changed = threading.Condition()
+        self._registry = registry
+        self._known = known
+        self.part = transport.range_size
+        """Bytes of a part."""
+        self.fast = transport.range_fast
+        self.per_blob = transport.parallel_ranges
+        self._from = transport.range_from
+        self._free = transport.max_connections
+        self._wanted = 0  # by blobs that have none
+        self._ahead = max(1, _AHEAD // self.part)
+        self._halved = 0.0  # when, by time.monotonic
+
+    def suits(self, size: int) -> bool:
+        """Whether a blob of *size* bytes is to be had by several streams."""
+        large = size >= max(self._from, 2 * self.part)
+        return large and self.per_blob > 1 and self._known.sends_parts(self._registry)
+
+    def none_sent(self) -> None:
+        """Remember that the registry sends whole blobs only."""
+        self._known.sends_no_parts(self._registry)
+
+    @contextlib.contextmanager
+    def own(self) -> Iterator[None]:
+        """The connection of a blob; further ones of other blobs have to end for it."""
+        with self.changed:
+            self._wanted += 1
+            try:
+                self.changed.wait_for(lambda: self._free > 0)
+            finally:
+                self._wanted -= 1
+            self._free -= 1
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def another(self) -> bool:
+        """Whether a blob gets one more connection now, which it has to give back."""
+        with self.changed:
+            if self._free <= self._wanted:
+                return False
+            self._free -= 1
+            return True
+
+    def give_back(self) -> None:
+        """A connection is not used any more."""
+        with self.changed:
+            self._free += 1
+            self.changed.notify_all()
+
+    def goes_on(self, of_blob: int) -> bool:
+        """Whether a further connection of a blob that has *of_blob* of them may be kept."""
+        return self._wanted == 0 and of_blob <= self.per_blob
+
+    def halve(self, since: float) -> None:
+        """A request that was made at *since* was one too many.  What was under way then has been answered for."""
+        with self.changed:
+            if since > self._halved:
+                self._halved = time.monotonic()
+                self.per_blob = max(1, self.per_blob // 2)
+
+    def room(self, change: int) -> bool:
+        """Take (-1) or give back (1) the memory for a part; False when there is none."""
+        with self.changed:
+            if self._ahead + change < 0:
+                return False
+            self._ahead += change
+            self.changed.notify_all()
+            return True
+
+
+class _Otherwise(Exception):
+    """An answer is not the part that was asked for."""
+
+
+class _Part:
+    """The bytes from *start* to *stop* of a blob, as far as they have come."""
+
+    def __init__(self, start: int, stop: int, *, has_room: bool) -> None:
+        self.at = start
+        self.stop = stop
+        self.pieces: collections.deque[bytes] = collections.deque()
+        self.has_room = has_room
+
+
+def read_blob(transfer: Download, requests: Requests, streams: Streams) -> Iterator[bytes]:
+    """Yield the bytes of the blob of *transfer*, in order.  Raises: NetworkError and what *requests* raise."""
+    with streams.own():
+        if streams.suits(transfer.size):
+            yield from _in_parts(transfer, requests, streams)
+        while not transfer.complete:
+            yield from transfer.attempt(lambda headers: requests.accepted(requests.answer(headers)))
+
+
+def _in_parts(transfer: Download, requests: Requests, streams: Streams) -> Iterator[bytes]:
+    """Yield the first bytes of the blob, and all of them where parts can be had."""
+    wanted = {"Range": f"bytes=0-{streams.part - 1}"}
+    attempts = requests.retries()
+    while True:
+        try:
+            response = requests.answer(wanted)
+            if response.status not in _NOT_SO:
+                requests.accepted(response)
+            break
+        except Passing as error:
+            attempts.wait(error)
+    if response.status in _NOT_SO:
+        response.error_body()
+        for piece in transfer.attempt(lambda headers: requests.accepted(requests.answer(headers))):
+            streams.none_sent()  # by one who sends the whole
+            yield piece
+        return
+    if response.status != 206:
+        streams.none_sent()
+        yield from transfer.attempt(lambda _: response)
+        return
+    began = time.monotonic()
+    with response:
+        if not _is_part(response, 0, streams.part, transfer.size):
+            streams.none_sent()
+            return
+        try:
+            for piece in _bounded(response, streams.part):
+                yield transfer.took(piece)
+        except Passing as error:
+            attempts.wait(error)
+        except _Otherwise:
+            return
+    if transfer.done >= streams.fast * (time.monotonic() - began):
+        return  # more than a layer is decoded with: another stream would be of no use
+    url = response.url if response.redirected else ""
+    try:
+        yield from _Parallel(transfer, requests, streams, url).pieces()
+    except _Otherwise:
+        streams.none_sent()
+
+
+class _Parallel:
+    """The rest of the blob of *transfer*, by requests to *url*, or to the registry if that is empty."""
+
+    def __init__(self, transfer: Download, requests: Requests, streams: Streams, url: str) -> None:
+        self._transfer = transfer
+        self._requests = requests
+        self._streams = streams
+        self._changed = streams.changed
+        self._url = url
+        self._asking = threading.Lock()
+        self._next = transfer.done
+        self._parts: collections.deque[_Part] = collections.deque()  # begun, and not yet passed on to their ends
+        self._workers = 0
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes in order.  Raises: _Otherwise, when what is left has to be had otherwise."""
+        self._start(further=False)
+        try:
+            while not self._transfer.complete:
+                piece = self._piece()
+                yield self._transfer.took(piece)
+        finally:
+            with self._changed:
+                self._ended.set()
+                for part in self._parts:
+                    self._leave(part)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: not self._workers, _PARTING)
+
+    def _piece(self) -> bytes:
+        """The next bytes, when they are there."""
+        with self._changed:
+            while True:
+                if self._parts:
+                    first = self._parts[0]
+                    if first.pieces:
+                        return first.pieces.popleft()
+                    if first.at == first.stop:
+                        self._leave(self._parts.popleft())
+                        continue
+                if self._error is not None:
+                    raise self._error
+                self._changed.wait()
+
+    def _leave(self, part: _Part) -> None:
+        if part.has_room:
+            part.has_room = False
+            self._streams.room(1)
+        self._changed.notify_all()
+
+    def _start(self, *, further: bool) -> None:
+        with self._changed:
+            self._workers += 1
+        try:
+            threading.Thread(target=self._work, args=(further,), name="range", daemon=True).start()
+        except RuntimeError:  # no more threads can be had
+            self._workers -= 1
+            if not further:
+                raise _Otherwise from None
+            self._streams.give_back()
+
+    def _work(self, further: bool) -> None:  # noqa: FBT001 - threads take no names
+        try:
+            while (part := self._take(further=further)) is not None:
+                self._fetch(part)
+        except BaseException as error:  # noqa: BLE001 - raised by whoever reads
+            with self._changed:
+                self._error = self._error or error
+        finally:
+            with self._changed:
+                self._workers -= 1
+                self._changed.notify_all()
+            if further:
+                self._streams.give_back()
+
+    def _take(self, *, further: bool) -> _Part | None:
+        """The next part to be fetched; None, when this thread is not needed any more."""
+        with self._changed:
+            while True:
+                if self._ended.is_set() or self._error is not None or self._next == self._transfer.size:
+                    return None
+                if further and not self._streams.goes_on(self._workers):
+                    return None
+                # The part that is waited for needs no room.
+                room = bool(self._parts)
+                if not room or self._streams.room(-1):
+                    break
+                self._changed.wait()
+            start, self._next = self._next, min(self._next + self._streams.part, self._transfer.size)
+            part = _Part(start, self._next, has_room=room)
+            self._parts.append(part)
+            if self._next < self._transfer.size and self._workers < self._streams.per_blob and self._streams.another():
+                self._start(further=True)
+            return part
+
+    def _fetch(self, part: _Part) -> None:
+        retries = self._requests.retries()
+        while part.at < part.stop and not self._ended.is_set():
+            start, began = part.at, time.monotonic()
+            try:
+                with self._response({"Range": f"bytes={start}-{part.stop - 1}"}) as response:
+                    self._read(response, part)
+            except Passing as error:
+                if isinstance(error, TooMany) or part.at == start:  # it was refused
+                    self._streams.halve(began)
+                if self._ended.is_set():
+                    return
+                if part.at - start >= _PROGRESS:
+                    retries.progress()
+                retries.wait(error)
+
+    def _read(self, response: Response, part: _Part) -> None:
+        if response.status != 206 or not _is_part(response, part.at, part.stop, self._transfer.size):
+            raise _Otherwise
+        for piece in _bounded(response, part.stop - part.at):
+            with self._changed:
+                if self._ended.is_set():
+                    return
+                part.pieces.append(piece)
+                part.at += len(piece)
+                self._changed.notify_all()
+
+    def _response(self, headers: Mapping[str, str]) -> Response:
+        url = self._url
+        if url:
+            response = self._requests.follow(url, headers)
+            if response.status not in _EXPIRED:
+                return self._requests.accepted(response)
+            response.error_body()
+            with self._asking:
+                if self._url != url:  # another thread has a new one
+                    return self._requests.accepted(self._requests.follow(self._url, headers))
+                response = self._requests.accepted(self._requests.answer(headers))
+                self._url = response.url if response.redirected else ""
+                return response
+        return self._requests.accepted(self._requests.answer(headers))
+
+
+def _is_part(response: Response, start: int, stop: int, size: int) -> bool:
+    """Whether *response* says that it is the part from *start* to *stop* of *size* bytes, as it is."""
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    plain = response.headers.get("Content-Encoding", "") in {"", "identity"}
+    return plain and match is not None and [int(number) for number in match.groups()] == [start, stop - 1, size]
+
+
+def _bounded(response: Response, size: int) -> Iterator[bytes]:
+    """The pieces of *response*, which must have *size* bytes.
+
+    Raises: Passing, when it has fewer; _Otherwise, when it has more.
+    """
+    for piece in response.chunks():
+        size -= len(piece)
+        if size < 0:
+            raise _Otherwise
+        yield piece
+    if size:
+        raise Passing(f"{response.host}: a part of a blob ended {size} bytes too early")
