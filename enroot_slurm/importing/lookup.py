@@ -17,6 +17,7 @@ from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved, read_t
 from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
 from enroot_slurm.errors import IntegrityError, UsageError, printable
+from enroot_slurm.importing.permission import permit
 from enroot_slurm.oci.manifest import Manifest, parse_document
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import Reference
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.manifest import Index
     from enroot_slurm.settings.config import Config
 
-__all__ = ["CachedImage", "Lookup"]
+__all__ = ["CachedImage", "Lookup", "is_public"]
 
 _LONGEST_TIME = 20  # digits, with leading zeros
 
@@ -87,9 +88,11 @@ class Lookup(NamedTuple):
         and that looks at each file it uses.
 
         Raises: InvalidReference, also for a registry alone; InvalidPlatform; UsageError, also for a wrong
-        SOURCE_DATE_EPOCH; Untrusted, when others can change the own cache.
+        SOURCE_DATE_EPOCH; ImageRefused, when its name is enough to say no; Untrusted, when others can change the own
+        cache.
         """
         reference = Reference.parse(uri).checked()
+        permit(reference, config)
         platform = Platform.parse(arch) if arch else Platform.host()
         own, shared, warning = _caches(config, check_job(job))
         if strict and not own.public:
@@ -236,6 +239,11 @@ class Lookup(NamedTuple):
 
     def _image_of(self, manifest: Manifest | None) -> CachedImage | None:
         return self.image(manifest.digest) if manifest is not None else None
+
+
+def is_public(config: Config) -> bool:
+    """Whether what this user imports goes into the site's cache.  Raises: Untrusted, StorageError."""
+    return _caches(config, "")[0].public
 
 
 class _NotHereError(Exception):
