@@ -25,14 +25,14 @@ from enroot_slurm.oci.selection import select
 from enroot_slurm.squashfs.format.superblock import Superblock
 
 if TYPE_CHECKING:
-    from enroot_slurm.cache.images import ImageFile
+    from enroot_slurm.cache.images import ImageFile, Sidecar
     from enroot_slurm.importing.admission import Admission
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.image_config import ImageConfig
     from enroot_slurm.oci.manifest import Index
     from enroot_slurm.settings.config import Config
 
-__all__ = ["CachedImage", "Lookup", "is_public"]
+__all__ = ["CachedImage", "Lookup", "cached_image", "is_public"]
 
 _LONGEST_TIME = 20  # digits, with leading zeros
 
@@ -53,6 +53,14 @@ class CachedImage(NamedTuple):
     """Whether it was fetched without credentials, or with the site's."""
     reused: bool
     """Whether it was there already."""
+    endpoint: str = ""
+    """The mirror, or mirrors and others, that served it; empty: the registry that its name says."""
+
+
+def cached_image(path: Path, digest: Digest, sidecar: Sidecar, *, reused: bool) -> CachedImage:
+    """The image at *path*, as *sidecar* describes it."""
+    known = sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public
+    return CachedImage(path, digest, *known, reused=reused, endpoint=sidecar.endpoint)
 
 
 class Lookup(NamedTuple):
@@ -184,9 +192,7 @@ class Lookup(NamedTuple):
                     raise
                 continue
             if sidecar is not None and sidecar.digest == str(digest):
-                return CachedImage(
-                    file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=True
-                )
+                return cached_image(file.path, digest, sidecar, reused=True)
         return None
 
     def manifest(self, digest: Digest) -> Manifest | None:

@@ -15,11 +15,13 @@ from enroot_slurm.registry.endpoints import Mirror, Table
 from enroot_slurm.settings import registries_conf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from enroot_slurm.settings.config import Config
 
-__all__ = ["blocked_tables", "tables_of"]
+__all__ = ["blocked_tables", "tables_of", "warn_once"]
+
+_TOLD: set[str] = set()
 
 
 def tables_of(config: Config, *, public: bool) -> tuple[list[Table], list[str]]:
@@ -46,6 +48,13 @@ def blocked_tables(config: Config) -> list[list[Table]]:
     if not config.trusted:
         views.append(_files(config, site=False))
     return [registries_conf.tables_in(files)[0] for files in views if registries_conf.may_block(files)]
+
+
+def warn_once(text: str, warn: Callable[[str], None]) -> None:
+    """Let *warn* have *text*, if this process has not told it before."""
+    if text not in _TOLD:
+        _TOLD.add(text)
+        warn(text)
 
 
 def _files(config: Config, *, site: bool) -> list[registries_conf.File]:
