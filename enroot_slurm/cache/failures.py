@@ -62,9 +62,7 @@ class KnownFailure(NamedTuple):
         age = int(max(0.0, min(time.time() - self.time, 1e9)))
         told = f"{self.hint} " if self.hint else ""
         met = f"{printable(self.host, 64)} was told so {age} s ago; it is asked again later (setting failure_ttl)."
-        return error_of(
-            {"kind": self.kind, "message": printable(self.message, 2000), "hint": printable(told, 2000) + met}
-        )
+        return error_of({"kind": self.kind, "message": self.message, "hint": printable(told, 2000) + met})
 
 
 class Failures:

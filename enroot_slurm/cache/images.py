@@ -62,12 +62,16 @@ class Sidecar(NamedTuple):
     """Whether it was fetched without credentials, or with the site's."""
     version: str
     """Of the program that has made it."""
+    endpoint: str = ""
+    """The mirror, or mirrors and others, that served it, where it was not the registry that its name says."""
 
     @classmethod
     def parse(cls, content: bytes) -> Sidecar:
         """The sidecar in *content*.  Raises: ValueError."""
         fields = json.loads(content)
-        if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT or set(fields) != set(cls._fields):
+        if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
+            raise ValueError("not a sidecar of this version")
+        if set(fields) | {"endpoint"} != set(cls._fields):
             raise ValueError("not a sidecar of this version")
         sidecar = cls(**fields)
         if not all(isinstance(value, type(like)) for value, like in zip(sidecar, _LIKE, strict=True)):
@@ -75,10 +79,13 @@ class Sidecar(NamedTuple):
         return sidecar
 
     def __bytes__(self) -> bytes:
-        return json.dumps({"format": _FORMAT, **self._asdict()}, indent=1).encode() + b"\n"
+        fields = self._asdict()
+        if not self.endpoint:
+            del fields["endpoint"]  # as versions that know of no mirrors read it
+        return json.dumps({"format": _FORMAT, **fields}, indent=1).encode() + b"\n"
 
 
-_LIKE = Sidecar("", "", "", "", 0, 0, "", 0, False, "")
+_LIKE = Sidecar("", "", "", "", 0, 0, "", 0, False, "", "")
 
 
 def recipe_of(options: str, epoch: int | None) -> str:

@@ -71,6 +71,7 @@ def fields_of(item: Item) -> dict[str, Any]:
         "created": known and known.created,
         "public": known and known.public,
         "version": known and known.version,
+        "endpoint": known and known.endpoint,
         "pinned": item.pinned,
         "leases": [{"job": each.job, "node": each.node, "since": int(each.since)} for each in item.leases],
     }
@@ -130,11 +131,14 @@ def print_images(images: Sequence[tuple[Path, Item]]) -> None:
             "options": fields["options"],
             "recipe": fields["recipe"],
             "created": f"{_ago(fields['created'])}, by version {fields['version']}",
+            "endpoint": fields["endpoint"],
             "used": _ago(image.used),
             "public": "yes" if fields["public"] else "no",
             "pinned": "yes" if image.pinned else "no",
             "leased": "; ".join(leases) or "no",
         }
+        if not shown["endpoint"]:
+            del shown["endpoint"]
         for name, value in shown.items():
             print(f"{name:9} {printable(str(value), 1000)}")
         for verdict in verdicts_of(root, image.digest):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.errors import AccessDenied, InvalidReference, printable
 from enroot_slurm.importing.login_lines import line_of
 from enroot_slurm.importing.logins import netrc_path, node_local
-from enroot_slurm.importing.lookup import Lookup
+from enroot_slurm.importing.lookup import is_public
 from enroot_slurm.importing.resolution import open_repository
 from enroot_slurm.oci.reference import DOCKER_HUB, DOCKER_HUB_NAMES, Reference
 from enroot_slurm.registry.credentials import Credentials
@@ -83,7 +83,7 @@ def check_access(reference: Reference, config: Config, warn: Callable[[str], Non
 
     Raises: NotFound, AccessDenied, NetworkError; StorageError.
     """
-    public = Lookup.of("docker://x", None, config, strict=False).own.public
+    public = is_public(config)
     with open_repository(reference, config, warn, public=public) as repository:
         return Checked(reference, repository.check(), public)
 

@@ -14,7 +14,7 @@ from enroot_slurm.cache.slots import Slots
 from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, UnsupportedImage, printable
 from enroot_slurm.importing.conversion import Conversion
 from enroot_slurm.importing.layer_streams import Layer
-from enroot_slurm.importing.lookup import CachedImage
+from enroot_slurm.importing.lookup import cached_image
 from enroot_slurm.importing.space import check_space
 from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.progress import size_text
@@ -25,7 +25,7 @@ from enroot_slurm.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enroot_slurm.importing.lookup import Lookup
+    from enroot_slurm.importing.lookup import CachedImage, Lookup
     from enroot_slurm.importing.resolution import Resolution
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
@@ -89,15 +89,30 @@ class ImageBuilder:
                 created=0,
                 public=place.public or resolution.repository.anonymous,
                 version=__version__,
+                endpoint=resolution.repository.served_by,
             )
             sidecar = file.publish(image, place, known)
-        return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=False)
+        return cached_image(file.path, digest, sidecar, reused=False)
 
     def convert(self, manifest: Manifest, image: Draft) -> None:
         """Make *image* of *manifest*, when it is this process' turn on this node.
 
+        What is wrong may be a mirror's fault: then it is made again without the mirrors.
+
         Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
         """
+        try:
+            self._convert(manifest, image)
+        except IntegrityError as error:
+            if (
+                isinstance(error, UnsupportedImage | CachedBlobDamaged)
+                or not self._resolution.repository.leave_mirrors()
+            ):
+                raise
+            self._resolution.progress.warn(f"{error}; it is made again without the mirrors")
+            self._convert(manifest, image)
+
+    def _convert(self, manifest: Manifest, image: Draft) -> None:
         resolution, lookup = self._resolution, self._resolution.lookup
         resolution.progress.phase(f"importing {manifest.digest.short}")
         _check_size(manifest, resolution.config.max_download)

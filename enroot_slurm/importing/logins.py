@@ -49,16 +49,20 @@ class AuthPath(NamedTuple):
     """Why it can't be there, for the user; or empty."""
 
 
-def credentials_of(repository: str, config: Config, warn: Callable[[str], None], *, public: bool) -> Credentials:
+def credentials_of(
+    repository: str, config: Config, warn: Callable[[str], None], *, public: bool, defaults: bool = True
+) -> Credentials:
     """The logins for *repository* (empty: for the registry alone); the site's only, if what comes is to be *public*.
 
+    Without *defaults* (for a mirror, which the user has not named) a login that is for any host does not count.
     Nothing is read yet.
     """
     if public:  # what is written there is for everybody: nobody's own credentials may have to do with it
         if not config.site_credentials:
             return Credentials()
         path = Path(config.site_credentials)
-        return Credentials.load(path, run_commands=False, strict=True, repository=repository, warn=warn)
+        read = partial(read_logins, path, run_commands=False, strict=True)
+        return Credentials([read], name=str(path), repository=repository, warn=warn, defaults=defaults)
     sources: list[Callable[[], CredentialSource | None]] = []
     if "netrc" in config.credential_sources:
         sources.append(partial(read_logins, netrc_path(config), run_commands=config.credential_commands))
@@ -66,7 +70,7 @@ def credentials_of(repository: str, config: Config, warn: Callable[[str], None],
         if not config.trusted and os.environ.get(_VARIABLE):
             sources.append(partial(_of_variable, os.environ[_VARIABLE]))
         sources += [partial(_read, each, config, warn) for each in auth_paths(config)]
-    return Credentials(sources, name=str(netrc_path(config)), repository=repository, warn=warn)
+    return Credentials(sources, name=str(netrc_path(config)), repository=repository, warn=warn, defaults=defaults)
 
 
 def state_of_logins(config: Config, *, public: bool) -> str:

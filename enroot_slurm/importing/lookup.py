@@ -17,6 +17,7 @@ from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved, read_t
 from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
 from enroot_slurm.errors import IntegrityError, UsageError, printable
+from enroot_slurm.importing.permission import permit
 from enroot_slurm.oci.manifest import Manifest, parse_document
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import Reference
@@ -24,14 +25,14 @@ from enroot_slurm.oci.selection import select
 from enroot_slurm.squashfs.format.superblock import Superblock
 
 if TYPE_CHECKING:
-    from enroot_slurm.cache.images import ImageFile
+    from enroot_slurm.cache.images import ImageFile, Sidecar
     from enroot_slurm.importing.admission import Admission
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.image_config import ImageConfig
     from enroot_slurm.oci.manifest import Index
     from enroot_slurm.settings.config import Config
 
-__all__ = ["CachedImage", "Lookup"]
+__all__ = ["CachedImage", "Lookup", "cached_image", "is_public"]
 
 _LONGEST_TIME = 20  # digits, with leading zeros
 
@@ -52,6 +53,14 @@ class CachedImage(NamedTuple):
     """Whether it was fetched without credentials, or with the site's."""
     reused: bool
     """Whether it was there already."""
+    endpoint: str = ""
+    """The mirror, or mirrors and others, that served it; empty: the registry that its name says."""
+
+
+def cached_image(path: Path, digest: Digest, sidecar: Sidecar, *, reused: bool) -> CachedImage:
+    """The image at *path*, as *sidecar* describes it."""
+    known = sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public
+    return CachedImage(path, digest, *known, reused=reused, endpoint=sidecar.endpoint)
 
 
 class Lookup(NamedTuple):
@@ -87,9 +96,11 @@ class Lookup(NamedTuple):
         and that looks at each file it uses.
 
         Raises: InvalidReference, also for a registry alone; InvalidPlatform; UsageError, also for a wrong
-        SOURCE_DATE_EPOCH; Untrusted, when others can change the own cache.
+        SOURCE_DATE_EPOCH; ImageRefused, when its name is enough to say no; Untrusted, when others can change the own
+        cache.
         """
         reference = Reference.parse(uri).checked()
+        permit(reference, config)
         platform = Platform.parse(arch) if arch else Platform.host()
         own, shared, warning = _caches(config, check_job(job))
         if strict and not own.public:
@@ -181,9 +192,7 @@ class Lookup(NamedTuple):
                     raise
                 continue
             if sidecar is not None and sidecar.digest == str(digest):
-                return CachedImage(
-                    file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=True
-                )
+                return cached_image(file.path, digest, sidecar, reused=True)
         return None
 
     def manifest(self, digest: Digest) -> Manifest | None:
@@ -236,6 +245,11 @@ class Lookup(NamedTuple):
 
     def _image_of(self, manifest: Manifest | None) -> CachedImage | None:
         return self.image(manifest.digest) if manifest is not None else None
+
+
+def is_public(config: Config) -> bool:
+    """Whether what this user imports goes into the site's cache.  Raises: Untrusted, StorageError."""
+    return _caches(config, "")[0].public
 
 
 class _NotHereError(Exception):

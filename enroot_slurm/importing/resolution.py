@@ -30,9 +30,10 @@ from enroot_slurm.errors import (
     printable,
 )
 from enroot_slurm.importing.logins import credentials_of, state_of_logins
-from enroot_slurm.oci.digest import Digest
+from enroot_slurm.importing.tables import tables_of, warn_once
 from enroot_slurm.progress import Progress, Relay, duration_text
 from enroot_slurm.registry.client import Repository, Transport
+from enroot_slurm.registry.endpoints import endpoints_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from enroot_slurm.cache.status import Holder
     from enroot_slurm.importing.admission import Admission
     from enroot_slurm.importing.lookup import Lookup
+    from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.connections import Connections
@@ -215,14 +217,16 @@ class Resolution:
         """
         lookup = self.lookup
 
-        def keep(content: bytes) -> None:
-            nonlocal digest
-            if digest is None:  # the first one is what the tag leads to
-                digest = self._named = Digest.of(content)
-            write_document(lookup.own, content)
+        def named(found: Digest) -> None:
+            self._named = found
 
         return self.repository.resolve(
-            lookup.platform, digest, known=lookup.document, known_config=lookup.image_config, keep=keep
+            lookup.platform,
+            digest,
+            known=lookup.document,
+            known_config=lookup.image_config,
+            keep=partial(write_document, lookup.own),
+            named=named,
         )
 
 
@@ -235,8 +239,16 @@ def open_repository(
     credentials: Credentials | None = None,
     connections: Connections | None = None,
 ) -> Repository:
-    """The repository of *reference*, with *credentials*, or those that count: the site's if all is to be *public*."""
-    credentials = credentials or credentials_of(reference.repository, config, warn, public=public)
+    """The repository of *reference* and its mirrors, with *credentials*, or those that count.
+
+    If all is to be *public*, those are the site's, and so are the mirrors.  *credentials* are for the primary alone.
+    """
+    tables, doubts = tables_of(config, public=public)
+    for doubt in doubts:
+        warn_once(doubt, warn)
+    endpoints = endpoints_of(reference, tables)
+    primary = endpoints[-1].reference
+    credentials = credentials or credentials_of(primary.repository, config, warn, public=public)
     transport = Transport(
         connect_timeout=config.connect_timeout,
         transfer_timeout=config.transfer_timeout,
@@ -251,7 +263,15 @@ def open_repository(
         ca_file=config.ca_file,
         certs_dirs=tuple(Path(d) for d in config.certs_dirs),
     )
-    return Repository(reference, credentials, transport, warn=warn, connections=connections)
+    return Repository(
+        reference,
+        credentials,
+        transport,
+        warn=warn,
+        connections=connections,
+        endpoints=endpoints,
+        logins=partial(credentials_of, config=config, warn=warn, public=public, defaults=False),
+    )
 
 
 class _Shown(Relay):

@@ -41,6 +41,8 @@ class ImportResult:
     """Layers that were in the cache; one that is in the image twice counts once."""
     seconds: Mapping[str, float]
     """Wall time by phase: ``resolve``, ``convert`` (downloads included, for they overlap) and ``publish``."""
+    endpoint: str = ""
+    """The mirror, or mirrors and others, that served it; empty: the registry that its name says, or the cache."""
 
 
 @public_errors()
@@ -96,6 +98,7 @@ def import_image(
         layers_fetched=fetched,
         layers_reused=len(digests) - fetched,
         seconds=seconds,
+        endpoint=resolution.repository.served_by,
     )
 
 

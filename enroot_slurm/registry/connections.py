@@ -44,17 +44,18 @@ class Connections:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._https: dict[Origin, _Closable] = {}
+        self._https: dict[tuple[Origin, bool], _Closable] = {}
         self._tokens: dict[tuple[Origin, str, str], Token] = {}
         self._challenges: dict[Origin, tuple[str, ...]] = {}
         self._whole: dict[Origin, float] = {}
 
-    def http(self, registry: Origin, make: Callable[[], _Http]) -> _Http:
-        """The client for *registry*; *make* makes one if there is none."""
+    def http(self, registry: Origin, make: Callable[[], _Http], *, verified: bool = True) -> _Http:
+        """The client for *registry*, whose certificates are *verified* or not; *make* makes one if there is none."""
+        key = registry, verified
         with self._lock:
-            if registry not in self._https:
-                self._https[registry] = make()
-            return cast("_Http", self._https[registry])
+            if key not in self._https:
+                self._https[key] = make()
+            return cast("_Http", self._https[key])
 
     def token(self, registry: Origin, repository: str, user: str) -> Token | None:
         """The token that *registry* has accepted for *repository* and the login name *user*, if there is one."""

@@ -45,7 +45,7 @@ class Credentials:
     """The logins for *repository*, of all *sources* in their order.  Without arguments: none.
 
     A source is a function that reads it when it is needed, and returns None if there is nothing.  *name* is the file
-    where a line may be added, for messages.
+    where a line may be added, for messages.  *defaults*: whether a login for any host (netrc's ``default``) counts.
     """
 
     def __init__(
@@ -55,8 +55,10 @@ class Credentials:
         name: str = "",
         repository: str = "",
         warn: Callable[[str], None] = lambda _: None,
+        defaults: bool = True,
     ) -> None:
         self.name = name
+        self._defaults = (False, True) if defaults else (False,)
         self._unread = list(sources)
         self._read: list[CredentialSource] = []
         self._repository = repository
@@ -119,7 +121,7 @@ class Credentials:
         return next((c.place for c in self._candidates(host, user) if c.certain), "")
 
     def _candidates(self, host: str, user: str, *, exact: bool = False) -> Iterator[Candidate]:
-        for default in (False,) if exact else (False, True):
+        for default in (False,) if exact else self._defaults:
             for source in self._sources():
                 yield from source.candidates(host, self._repository, user, default=default)
 

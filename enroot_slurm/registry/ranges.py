@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from enroot_slurm.registry.retry import Retries
     from enroot_slurm.registry.transport import Response, Transport
 
-__all__ = ["Requests", "Streams", "read_blob"]
+__all__ = ["Requests", "Streams", "read_parts"]
 
 _CONTENT_RANGE = re.compile(r"bytes +(\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _NOT_SO = frozenset({400, 403, 416, 501})
@@ -43,6 +43,7 @@ _PARTING = 0.5  # seconds for threads that are told to stop: one that hangs in t
 class Requests(NamedTuple):
     """How a blob is asked for: each takes headers."""
 
+    registry: Origin
     answer: Callable[[Mapping[str, str]], Response]
     """The registry's answer, whatever it is, after logins and redirects."""
     accepted: Callable[[Response], Response]
@@ -52,6 +53,10 @@ class Requests(NamedTuple):
     retries: Callable[[], Retries]
     """The attempts at one part."""
 
+    def content(self, headers: Mapping[str, str]) -> Response:
+        """The answer with the content.  Raises: what an answer without it means."""
+        return self.accepted(self.answer(headers))
+
 
 class Streams:
     """The connections that fetch an import's blobs: one for each blob, and more for large ones while some are free.
@@ -59,9 +64,8 @@ class Streams:
     Safe for several threads.  All that changes is told to whoever waits for *changed*.
     """
 
-    def __init__(self, transport: Transport, registry: Origin, known: Connections) -> None:
+    def __init__(self, transport: Transport, known: Connections) -> None:
         self.changed = threading.Condition()
-        self._registry = registry
         self._known = known
         self.part = transport.range_size
         """Bytes of a part."""
@@ -73,14 +77,14 @@ class Streams:
         self._ahead = max(1, _AHEAD // self.part)
         self._halved = 0.0  # when, by time.monotonic
 
-    def suits(self, size: int) -> bool:
-        """Whether a blob of *size* bytes is to be had by several streams."""
+    def suits(self, size: int, registry: Origin) -> bool:
+        """Whether a blob of *size* bytes at *registry* is to be had by several streams."""
         large = size >= max(self._from, 2 * self.part)
-        return large and self.per_blob > 1 and self._known.sends_parts(self._registry)
+        return large and self.per_blob > 1 and self._known.sends_parts(registry)
 
-    def none_sent(self) -> None:
-        """Remember that the registry sends whole blobs only."""
-        self._known.sends_no_parts(self._registry)
+    def none_sent(self, registry: Origin) -> None:
+        """Remember that *registry* sends whole blobs only."""
+        self._known.sends_no_parts(registry)
 
     @contextlib.contextmanager
     def own(self) -> Iterator[None]:
@@ -146,17 +150,15 @@ class _Part:
         self.has_room = has_room
 
 
-def read_blob(transfer: Download, requests: Requests, streams: Streams) -> Iterator[bytes]:
-    """Yield the bytes of the blob of *transfer*, in order.  Raises: NetworkError and what *requests* raise."""
-    with streams.own():
-        if streams.suits(transfer.size):
-            yield from _in_parts(transfer, requests, streams)
-        while not transfer.complete:
-            yield from transfer.attempt(lambda headers: requests.accepted(requests.answer(headers)))
+def read_parts(transfer: Download, requests: Requests, streams: Streams) -> Iterator[bytes]:
+    """Yield the first bytes of the blob of *transfer*, in order, and all of them where parts can be had.
 
+    None of a small blob, or of one that was begun elsewhere: all that is left is to be had by `Download.attempt`.
 
-def _in_parts(transfer: Download, requests: Requests, streams: Streams) -> Iterator[bytes]:
-    """Yield the first bytes of the blob, and all of them where parts can be had."""
+    Raises: NetworkError, and what *requests* raise.
+    """
+    if transfer.done or not streams.suits(transfer.size, requests.registry):
+        return
     wanted = {"Range": f"bytes=0-{streams.part - 1}"}
     attempts = requests.retries()
     while True:
@@ -169,18 +171,18 @@ def _in_parts(transfer: Download, requests: Requests, streams: Streams) -> Itera
             attempts.wait(error)
     if response.status in _NOT_SO:
         response.error_body()
-        for piece in transfer.attempt(lambda headers: requests.accepted(requests.answer(headers))):
-            streams.none_sent()  # by one who sends the whole
+        for piece in transfer.attempt(requests.content):
+            streams.none_sent(requests.registry)  # by one who sends the whole
             yield piece
         return
     if response.status != 206:
-        streams.none_sent()
+        streams.none_sent(requests.registry)
         yield from transfer.attempt(lambda _: response)
         return
     began = time.monotonic()
     with response:
         if not _is_part(response, 0, streams.part, transfer.size):
-            streams.none_sent()
+            streams.none_sent(requests.registry)
             return
         try:
             for piece in _bounded(response, streams.part):
@@ -195,7 +197,7 @@ def _in_parts(transfer: Download, requests: Requests, streams: Streams) -> Itera
     try:
         yield from _Parallel(transfer, requests, streams, url).pieces()
     except _Otherwise:
-        streams.none_sent()
+        streams.none_sent(requests.registry)
 
 
 class _Parallel:
@@ -332,10 +334,10 @@ class _Parallel:
             with self._asking:
                 if self._url != url:  # another thread has a new one
                     return self._requests.accepted(self._requests.follow(self._url, headers))
-                response = self._requests.accepted(self._requests.answer(headers))
+                response = self._requests.content(headers)
                 self._url = response.url if response.redirected else ""
                 return response
-        return self._requests.accepted(self._requests.answer(headers))
+        return self._requests.content(headers)
 
 
 def _is_part(response: Response, start: int, stop: int, size: int) -> bool:

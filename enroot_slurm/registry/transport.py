@@ -7,6 +7,7 @@ decoding bodies (which breaks digests), keeping cookies.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from http.cookiejar import DefaultCookiePolicy
@@ -29,7 +30,6 @@ from enroot_slurm.registry.words import words_of
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
@@ -79,6 +79,8 @@ class Transport(NamedTuple):
     """Hosts and addresses that registries may lead to, wherever they are: see `enroot_slurm.registry.reach`."""
     ca_file: str = ""
     """CA certificates in place of the system's."""
+    verify: bool = True
+    """Whether the registry's own certificate is checked."""
     certs_dirs: tuple[Path, ...] = ()
     """Directories with HOST[:PORT]/*.crt, *.cert and *.key."""
     proxies_from_env: bool = True
@@ -297,7 +299,8 @@ class Http:
         fixed = {"User-Agent": self._agent, "Accept-Encoding": "identity"}
         if authorization:
             fixed["Authorization"] = authorization
-        session = self._session(Origin.of(url))
+        origin = Origin.of(url)
+        session = self._session(origin)
         proxy = proxy_for(url) if self.transport.proxies_from_env else NO_PROXY
         stall = self.transport.stall_timeout or None
         if self.transport.transfer_timeout:
@@ -315,7 +318,7 @@ class Http:
                     timeout=(self.time_left(self.transport.connect_timeout or None), self.time_left(stall)),
                     allow_redirects=False,
                     stream=True,
-                    verify=True,
+                    verify=self.transport.verify or not self._is_own(origin),
                 )
             except (
                 requests.RequestException,
@@ -335,6 +338,9 @@ class Http:
                 raise proxy_refusal(407, words_of(answer.error_body()).text, answer.host, proxy.name)
             return answer
 
+    def _is_own(self, origin: Origin) -> bool:
+        return origin[1:] == self.registry[1:]
+
     def _session(self, origin: Origin) -> requests.Session:
         with self._lock:
             if origin not in self._sessions:
@@ -343,7 +349,10 @@ class Http:
                     context, certificate = client_context(
                         origin, self.transport.ca_file, self.transport.certs_dirs, DEFAULT_CA_BUNDLE_PATH
                     )
-                own = origin[1:] == self.registry[1:]
+                own = self._is_own(origin)
+                if context and own and not self.transport.verify:
+                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
                 self.client_certificate |= certificate and own
                 session = requests.Session()
                 session.trust_env = False

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.errors import ConfigError, printable
 from enroot_slurm.settings.expansion import Variables
+from enroot_slurm.settings.files import read_content
 from enroot_slurm.settings.schema import (
     SETTINGS,
     Assignment,
@@ -32,7 +32,7 @@ from enroot_slurm.squashfs.options import SquashOptions
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ENROOT_CONF", "SITE_FILE", "USER_FILE", "Config", "Problem", "Row"]
+__all__ = ["ENROOT_CONF", "SITE_FILE", "USER_FILE", "Config", "Problem", "Row", "Said"]
 
 SITE_FILE = Path("/etc/enroot-slurm/config.yaml")
 """The administrator's file; ``ENROOT_SLURM_SITE_CONFIG`` names another one."""
@@ -41,7 +41,6 @@ USER_FILE = Path("${XDG_CONFIG_HOME:-$HOME/.config}/enroot-slurm/config.yaml")
 ENROOT_CONF = Path("/etc/enroot/enroot.conf")
 """enroot's file, if its program names no other place; the directory ``enroot.conf.d`` is beside it."""
 
-_MAX_FILE = 1 << 20
 _OBSOLETE = ("squash_memory",)
 _PREFIX = "ENROOT_SLURM_"
 _OTHERS = frozenset({"ENROOT_SLURM_CONFIG", "ENROOT_SLURM_SITE_CONFIG"})  # and _IMAGE..., which jobs get
@@ -55,6 +54,15 @@ class Row(NamedTuple):
     variable: str
     value: str
     source: str
+
+
+class Said(NamedTuple):
+    """What one source says of a setting."""
+
+    value: Any
+    source: str
+    site: bool
+    """Whether it is the site's file."""
 
 
 class Config(NamedTuple):
@@ -152,6 +160,14 @@ class Config(NamedTuple):
     """Hosts, or hosts with ports, as `Reference.registry` has them."""
     trusted_hosts: tuple[str, ...]
     """Where registries may lead although it is no place of the Internet: `enroot_slurm.registry.reach`."""
+    mirrors: tuple[str, ...]
+    """``PREFIX=LOCATION``, with ``?ns=HOST`` where that is to be sent."""
+    registries_conf: str
+    """``auto``, ``off`` or an absolute path."""
+    allowed_images: tuple[str, ...]
+    """Prefixes of all sources together; what each of them allows is in `said`."""
+    blocked_images: tuple[str, ...]
+    """Prefixes of all sources: each blocks."""
     certs_dirs: tuple[str, ...]
     signature_policy: tuple[str, ...]
     """Absolute paths, ``auto`` and ``off``, of all sources: all of them count."""
@@ -163,6 +179,8 @@ class Config(NamedTuple):
     """Whether neither the environment nor the user's file counts, as for a hook that root starts."""
     origins: Mapping[str, str]
     """By key: ``default``, ``argument``, ``environment ENROOT_X`` or ``FILE:LINE``."""
+    said: Mapping[str, tuple[Said, ...]]
+    """By key: what each source says, the one that counts most first; not enroot.conf, and no defaults."""
 
     @classmethod
     def load(
@@ -190,17 +208,21 @@ class Config(NamedTuple):
         variables = Variables(environ)
         problems: list[Problem] = []
         layers = [_overridden(overrides or {}, problems), _environment(environ)]
+        site: list[Assignment] = []
         if user_file is not None and not trusted:
             layers.append(_user_yaml(user_file, environ, variables, problems))
         if site_file is not None:
             named = environ.get("ENROOT_SLURM_SITE_CONFIG") if site_file == SITE_FILE else None
             file = Path(named or site_file)
-            layers.append(_yaml(file, problems, required=file != SITE_FILE, trusted=trusted, snapshot=snapshot))
+            site = _yaml(file, problems, required=file != SITE_FILE, trusted=trusted, snapshot=snapshot)
+            layers.append(site)
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        for entry in (entry for layer in layers for entry in layer):
+        said: dict[str, tuple[Said, ...]] = {}
+        for rows, entry in ((layer, entry) for layer in layers for entry in layer):
             value = entry.value(variables, problems)
             key = entry.setting.key
+            said[key] = (*said.get(key, ()), Said(value, entry.source, rows is site))
             if key not in values:
                 values[key], origins[key] = value, entry.source
             elif entry.setting.narrows and isinstance(value, tuple) and isinstance(values[key], tuple):
@@ -213,7 +235,9 @@ class Config(NamedTuple):
                 values[key], origins[key] = entry.value(variables, problems), "default"
         if problems:
             raise _error(problems)
-        return cls(**values, doubts=(*_unknown(environ), *_obsolete(origins)), trusted=trusted, origins=origins)
+        return cls(
+            **values, doubts=(*_unknown(environ), *_obsolete(origins)), trusted=trusted, origins=origins, said=said
+        )
 
     @staticmethod
     def check(file: Path, *, environ: Mapping[str, str] | None = None) -> list[Problem]:
@@ -222,7 +246,7 @@ class Config(NamedTuple):
         variables = Variables(environ)
         problems: list[Problem] = []
         if file.suffix == ".conf":
-            content = _content(file, problems, required=True)
+            content = read_content(file, problems, required=True)
             from enroot_slurm.settings import enroot_conf  # noqa: PLC0415 - hooks do not read it
 
             entries, wrong = enroot_conf.read_entries(str(file), content or b"", variables)
@@ -309,7 +333,7 @@ def _user_yaml(
 def _yaml(
     file: Path, problems: list[Problem], *, required: bool, trusted: bool = False, snapshot: Path | None = None
 ) -> list[Assignment]:
-    content = _content(file, problems, required=required, trusted=trusted)
+    content = read_content(file, problems, required=required, trusted=trusted)
     if content is None:
         return []
     if snapshot is not None:
@@ -339,8 +363,10 @@ def _add_enroot_conf(
     wrong: list[tuple[str, Problem]] = []
     required = file != ENROOT_CONF
     file = file if required else enroot_conf.conf_file(file, environ)
-    contents = [(file, _content(file, problems, required=required))]
-    contents += [(f, _content(f, problems, required=True)) for f in sorted(file.parent.glob("enroot.conf.d/*.conf"))]
+    contents = [(file, read_content(file, problems, required=required))]
+    contents += [
+        (f, read_content(f, problems, required=True)) for f in sorted(file.parent.glob("enroot.conf.d/*.conf"))
+    ]
     for name, content in contents:
         found, unreadable = enroot_conf.read_entries(str(name), content or b"", variables)
         entries += found
@@ -350,36 +376,6 @@ def _add_enroot_conf(
         if entry.setting.key not in values:
             values[entry.setting.key] = entry.value(variables, problems)
             origins[entry.setting.key] = entry.source
-
-
-def _content(file: Path, problems: list[Problem], *, required: bool, trusted: bool = False) -> bytes | None:
-    """The content of *file*; None where there is nothing to read, which is a problem if it is *required*."""
-    try:
-        # O_NONBLOCK: a FIFO must not hang the process.
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        if required or not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            problems.append(Problem(str(file), f"can't be read: {error.strerror}"))
-        return None
-    try:
-        status = os.fstat(descriptor)
-        reason, hint = "", ""
-        if not stat.S_ISREG(status.st_mode):
-            reason = "not a regular file"
-        elif trusted and (status.st_uid not in {0, os.geteuid()} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-            reason = "others than root can write it, so hooks do not trust it"
-            hint = f"Run: chown root {file} && chmod go-w {file}"
-        elif status.st_size > _MAX_FILE:
-            reason = f"larger than {_MAX_FILE} bytes"
-        else:
-            with os.fdopen(descriptor, "rb", closefd=False) as stream:
-                return stream.read(_MAX_FILE)
-    except OSError as error:  # a network file system may fail as late as here
-        reason, hint = f"can't be read: {error.strerror}", ""
-    finally:
-        os.close(descriptor)
-    problems.append(Problem(str(file), reason, hint))
-    return None
 
 
 def _error(problems: list[Problem]) -> ConfigError:

@@ -25,8 +25,10 @@ __all__ = [
     "boolean_text",
     "choice",
     "connections",
+    "image_prefix",
     "imports",
     "integer",
+    "mirror",
     "number_text",
     "optional_path",
     "path",
@@ -212,6 +214,43 @@ def registry(text: str) -> str:
         return Reference.parse(f"docker://{text}#image").registry
     except InvalidReference:
         raise ValueError(text) from None
+
+
+def image_prefix(text: str) -> str:
+    """A prefix of images' full names, as `enroot_slurm.oci.names` takes it."""
+    from enroot_slurm.oci.names import prefix_form  # noqa: PLC0415 - few sites have any
+
+    host = text.partition("/")[0]
+    if not any(c in host for c in ".:*") and host != "localhost":
+        raise ConfigError(
+            f"expected a full name, with its registry, got {quoted(text)}",
+            hint=f"An image on Docker Hub is docker.io/{printable(text, 80)}.",
+        )
+    try:
+        return prefix_form(text)
+    except ValueError as error:
+        raise ConfigError(f"{quoted(text)}: {error}") from None
+
+
+def mirror(text: str) -> str:
+    """``PREFIX=LOCATION``, with ``?ns=HOST`` behind it where a cache wants to be told for which registry it works.
+
+    ``?ns`` alone stands for the prefix' own registry.
+    """
+    from enroot_slurm.oci.names import prefix_form  # noqa: PLC0415 - few sites have any
+
+    prefix, equals, rest = text.partition("=")
+    location, question, query = rest.partition("?")
+    key, _, ns = query.partition("=")
+    if not equals or (question and key != "ns"):
+        raise ValueError(text)
+    try:
+        prefix = prefix_form(prefix.strip())
+        location = prefix_form(location.strip(), domains=False)
+        ns = prefix_form(ns or prefix.partition("/")[0], domains=False) if question else ""
+    except ValueError as error:
+        raise ConfigError(f"{quoted(text)}: {error}") from None
+    return f"{prefix}={location}" + (f"?ns={ns}" if ns else "")
 
 
 def trusted(text: str) -> str:

@@ -132,6 +132,19 @@ MEANINGS = {
     "insecure_registries": (
         "The registries that are asked over http: `HOST` or `HOST:PORT`, exactly as in the image's name"
     ),
+    "mirrors": (
+        "Mirrors of registries, or of parts of them: `{docker.io: [harbor.site/dockerhub]}`, or "
+        "`PREFIX=MIRROR,...`. They are asked first, in order: [registries.md](registries.md#mirrors)"
+    ),
+    "registries_conf": (
+        "Which registries.conf, as of podman, is read for mirrors and blocked registries: `auto` all usual "
+        "files, `off` none, or one file: [registries.md](registries.md#registriesconf)"
+    ),
+    "allowed_images": (
+        "Only images whose full names begin so may be used, such as `docker.io/library`. Empty: all. A "
+        "user's list narrows the site's: [registries.md](registries.md#which-images-may-be-used)"
+    ),
+    "blocked_images": "Images whose full names begin so may not be used. A user's list adds to the site's",
     "trusted_hosts": (
         "Private hosts to which registries may lead, for logins or blobs: `HOST`, `*.DOMAIN` or "
         "`ADDRESS/BITS`. See [credentials.md](credentials.md#where-may-a-registry-lead)"

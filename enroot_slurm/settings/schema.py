@@ -42,6 +42,8 @@ class Setting(NamedTuple):
     is_boolean: bool = False
     narrows: bool = False
     """Whether each source adds to the list: what the site asks for, nobody can take away."""
+    is_mapping: bool = False
+    """Whether a file may write the list as a mapping: ``KEY=ELEMENT`` for each pair."""
 
     def text(self, value: object) -> str:
         """*value* as this setting's text; the elements of a list are separated by commas."""
@@ -144,6 +146,7 @@ _A_SIZE = "a size such as 512MiB or 1GiB"
 _TIME = "seconds, such as 30 or 0.5"
 _AMOUNT = "a size such as 500GiB, or a share of the file system such as 85%"
 _YES_NO = "yes or no"
+_A_PREFIX = "the beginning of an image's full name, such as docker.io/library or *.example.com"
 _CERTS_DIRS = "~/.config/containers/certs.d,/etc/containers/certs.d,/etc/docker/certs.d"
 
 SETTINGS: dict[str, Setting] = {
@@ -223,6 +226,19 @@ SETTINGS: dict[str, Setting] = {
             "",
             "a registry: HOST or HOST:PORT",
             forms.registry,
+        ),
+        _several(
+            *("mirrors", "ENROOT_SLURM_MIRRORS", "", "PREFIX=MIRROR, such as docker.io=harbor.site/dockerhub"),
+            forms.mirror,
+        )._replace(is_mapping=True),
+        Setting(
+            *("registries_conf", "ENROOT_SLURM_REGISTRIES_CONF", "auto", "auto, off or an absolute path"), forms.policy
+        ),
+        _several("allowed_images", "ENROOT_SLURM_ALLOWED_IMAGES", "", _A_PREFIX, forms.image_prefix)._replace(
+            narrows=True
+        ),
+        _several("blocked_images", "ENROOT_SLURM_BLOCKED_IMAGES", "", _A_PREFIX, forms.image_prefix)._replace(
+            narrows=True
         ),
         _several("trusted_hosts", "ENROOT_SLURM_TRUSTED_HOSTS", "", "HOST, *.DOMAIN or ADDRESS/BITS", forms.trusted),
         _several("certs_dirs", "ENROOT_SLURM_CERTS_DIRS", _CERTS_DIRS, _A_PATH, forms.absolute),

@@ -1,8 +1,10 @@
 """Our configuration files: one flat YAML mapping of settings; the only module that loads a YAML library, and late.
 
+A setting that is a mapping of lists (``mirrors``) is read as the list of its pairs, ``KEY=ELEMENT``.
+
 The document is read as nodes, not as Python values: nodes know their line and column, and leave a scalar's text as it
 was written.  (``safe_load`` makes 750 of ``12:30``, 493 of ``0755``, False of ``no``, and lets the last of two equal
-keys win.)  Anchors, aliases, tags and nested mappings have no use here, and are refused.
+keys win.)  Anchors, aliases, tags and deeper mappings have no use here, and are refused.
 
 Sources: YAML 1.1; PyYAML's reader.py (the characters that may occur), composer.py, events.py.
 """
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["read_entries"]
 
-_MAX_DEPTH = 2  # the mapping, and a list in it
+_NESTS = {("M",), ("S",), ("M", "S"), ("S", "S"), ("M", "M"), ("M", "M", "S")}
+"""Mappings and sequences in each other that are worth to be looked at as nodes."""
 _MAX_PROBLEMS = 50
 _NULL = "tag:yaml.org,2002:null"
+_FLAT = "expected a scalar or a list of scalars: settings are flat"
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -65,7 +69,7 @@ def _compose(name: str, text: str) -> tuple[Any, list[Problem]]:
 def _refused_features(name: str, events: Iterable[Any]) -> list[Problem]:
     """Find a file that must not be composed, from its events: they need no recursion however deep a file nests."""
     problems: list[Problem] = []
-    depth = 0
+    nest: tuple[str, ...] = ()
     for event in events:
         kind = type(event).__name__
         feature = ""
@@ -74,13 +78,13 @@ def _refused_features(name: str, events: Iterable[Any]) -> list[Problem]:
         elif getattr(event, "tag", None) or getattr(event, "tags", None):
             feature = "tags are"
         if kind in {"MappingStartEvent", "SequenceStartEvent"}:
-            depth += 1
-            if depth > _MAX_DEPTH or (kind == "MappingStartEvent" and depth > 1):
+            nest += (kind[0],)
+            if nest not in _NESTS:
                 # Nested lists and mappings alike: the rest of the file can't be understood.
-                problems.append(Problem(_at(name, event), "expected a scalar or a list of scalars: settings are flat"))
+                problems.append(Problem(_at(name, event), _FLAT))
                 return problems
         elif kind in {"MappingEndEvent", "SequenceEndEvent"}:
-            depth -= 1
+            nest = nest[:-1]
         if feature:
             problems.append(Problem(_at(name, event), f"{feature} not used in this file"))
             if len(problems) == _MAX_PROBLEMS:
@@ -110,6 +114,8 @@ def _mapping(name: str, root: Any) -> tuple[list[Assignment], list[Problem]]:
 def _entry(name: str, key: Any, value: Any, problems: list[Problem]) -> list[Assignment]:
     if value.tag == _NULL:
         return []
+    if value.id == "mapping":
+        return _pairs(name, key, value, problems)
     is_list = value.id == "sequence"
     values = []
     for node in value.value if is_list else [value]:
@@ -120,6 +126,23 @@ def _entry(name: str, key: Any, value: Any, problems: list[Problem]) -> list[Ass
         values.append(Value(node.value, _at(name, node)))
     source = f"{name}:{key.start_mark.line + 1}"
     return [Assignment(SETTINGS[key.value], key.value, tuple(values), source, _at(name, value), is_list)]
+
+
+def _pairs(name: str, key: Any, value: Any, problems: list[Problem]) -> list[Assignment]:
+    """The setting *key* whose *value* is a mapping, as a list of ``KEY=ELEMENT``."""
+    setting = SETTINGS[key.value]
+    if not setting.is_mapping:
+        problems.append(Problem(_at(name, value), _FLAT))
+        return []
+    values = []
+    for inner, elements in value.value:
+        for node in elements.value if elements.id == "sequence" else [elements]:
+            if inner.id != "scalar" or node.id != "scalar" or node.tag == _NULL:
+                problems.append(Problem(_at(name, inner), f"{key.value}: expected PREFIX: [MIRROR, ...]"))
+            else:
+                values.append(Value(f"{inner.value}={node.value}", _at(name, node)))
+    source = f"{name}:{key.start_mark.line + 1}"
+    return [Assignment(setting, key.value, tuple(values), source, _at(name, value), is_list=True)]
 
 
 def _syntax_hint(reason: str) -> str:

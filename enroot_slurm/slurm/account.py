@@ -87,7 +87,7 @@ def accounted(
             **told,
             seconds=seconds,
             bytes=meter.bytes,
-            endpoint=host,
+            endpoint=getattr(image, "endpoint", "") or host,
         )
     return image
 

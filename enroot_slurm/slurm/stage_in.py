@@ -2,7 +2,7 @@
 
 etc/slurm/burst_buffer.lua runs this beside slurmctld, as its user; each command prints ``ok`` last, or says why not:
 
-    check SCRIPT             whether the #ENROOT lines are right; at submit time, so nothing else is looked at
+    check SCRIPT             whether the #ENROOT lines are right, and the images' names allowed; at submit time
     setup JOB UID GID        whose job it is
     import JOB SCRIPT        get the images, as the cache user or the job's user
     release JOB              the job has ended, or was cancelled: end its leases, and what still works for it
@@ -42,6 +42,8 @@ from enroot_slurm.errors import (
     error_of,
     printable,
 )
+from enroot_slurm.importing.permission import permit
+from enroot_slurm.oci.reference import Reference
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.leased import leased_image
@@ -73,15 +75,18 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
 
 def check(script: Path) -> None:
-    """Refuse a script whose ``#ENROOT`` lines are wrong.
+    """Refuse a script whose ``#ENROOT`` lines are wrong, or ask for images that the site does not allow.
 
-    Raises: UsageError, with the line and a marker under what is wrong; StorageError.
+    Raises: UsageError, with the line and a marker under what is wrong; ImageRefused; ConfigError; StorageError.
     """
     text = _read(script)
+    if "#ENROOT" not in text:
+        return
+    work = partial(_check, text, Config.load(trusted=True))
     if os.geteuid():
-        _requests(text)
+        work()
     else:
-        privilege.run(partial(_requests, text), _nobody(), deadline=30)
+        privilege.run(work, _nobody(), deadline=30)
 
 
 def setup(job: int, uid: int, gid: int, config: Config) -> None:
@@ -250,6 +255,11 @@ def _config(config: Config, *, shared: bool) -> Config:
         return config._replace(cache_path=Path(config.shared_cache))
     # Again, for ~ and ${USER} are others now.
     return Config.load(trusted=True, overrides={"credential_commands": config.hook_credential_commands})
+
+
+def _check(text: str, config: Config) -> None:
+    for request in _requests(text):
+        permit(Reference.parse(request.uri), config)
 
 
 def _requests(text: str) -> list[Request]:

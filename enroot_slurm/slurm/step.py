@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import EnrootSlurmError, NotFound, UsageError, WorkerFailed
+from enroot_slurm.importing.permission import permit
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
@@ -82,6 +83,7 @@ def image_of(
 
     Raises: NotYet, if it is not there and *now* is true; what the prolog has noted, or what the own import raises.
     """
+    permit(Reference.parse(request.uri), config)  # the user's own lists, which the prolog has not asked
     result = _noted(request, config, record, now=now, progress=progress) if record else None
     if result and result.failure:
         error = result.failure.error()
@@ -125,8 +127,14 @@ def main(*words: str) -> int:
     now, text = option == "--now", " ".join(words[bool(option) :])
     is_file = text.startswith(("/", "./", "../"))
     if option == "--check":
-        if not is_file and not parse_words(text):
+        requests = [] if is_file else parse_words(text)
+        if not is_file and not requests:
             raise UsageError("an image is missing", hint="Write docker://REGISTRY/IMAGE:TAG")
+        if requests:
+            complete_environment()
+            config = Config.load()
+            for request in requests:
+                permit(Reference.parse(request.uri), config)
         return 0
     complete_environment()
     job, config = Job.from_environ(os.environ), Config.load()

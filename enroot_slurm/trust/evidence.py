@@ -32,10 +32,16 @@ _OTHERS = ("application/vnd.cncf.notary.", "application/spdx+json", "application
 
 
 class EvidenceSource(Protocol):
-    """The repository of the image, which verifies what it hands out by digest."""
+    """The repository of the image, which verifies what it hands out by digest.
+
+    It may be at several places, mirrors and the primary: what one lacks, another may have.
+    """
 
     def document(self, target: str) -> bytes | None:
         """The manifest by tag or digest, as received; None: there is none."""
+
+    def each_document(self, target: str) -> Iterable[bytes]:
+        """Likewise, of each place in turn; a place is asked when its turn comes."""
 
     def small_blob(self, digest: Digest, size: int) -> bytes:
         """The blob *digest* of *size* bytes."""
@@ -61,12 +67,37 @@ class Found(NamedTuple):
     reason: str
 
 
+class _Kept:
+    """What *found* yields, as often as it is wanted; an error, too."""
+
+    def __init__(self, found: Iterator[Found]) -> None:
+        self._found = found
+        self._kept: list[Found] = []
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Found]:
+        at = 0
+        while True:
+            if at == len(self._kept):
+                if self._error:
+                    raise self._error
+                try:
+                    self._kept.append(next(self._found))
+                except StopIteration:
+                    return
+                except Exception as error:
+                    self._error = error
+                    raise
+            yield self._kept[at]
+            at += 1
+
+
 class Evidence:
     """The signatures of an image's digests; each is asked for once, and only when somebody wants it."""
 
     def __init__(self, source: EvidenceSource) -> None:
         self._source = source
-        self._found: dict[tuple[bool, Digest], list[Found]] = {}
+        self._found: dict[tuple[bool, Digest], _Kept] = {}
         self.places: list[str] = []
         """Where has been looked."""
 
@@ -81,18 +112,19 @@ class Evidence:
         ):
             if (found := self._found.get((is_bundle, digest))) is None:
                 self.places.append(where)
-                found = self._found[is_bundle, digest] = list(find(digest))
+                found = self._found[is_bundle, digest] = _Kept(find(digest))
             yield from found
 
     def _tagged(self, digest: Digest) -> Iterator[Found]:
-        content = self._source.document(f"{_tag(digest)}.sig")
-        if content is None:
-            return
-        try:
-            layers = blobs_of(content)
-        except Malformed as error:
-            yield Found(None, f"{_tag(digest)[:19]}.sig: {error}")
-            return
+        for content in self._source.each_document(f"{_tag(digest)}.sig"):
+            try:
+                layers = blobs_of(content)
+            except Malformed as error:
+                yield Found(None, f"{_tag(digest)[:19]}.sig: {error}")
+            else:
+                yield from self._in_layers(layers, digest)
+
+    def _in_layers(self, layers: list[BlobDescriptor], digest: Digest) -> Iterator[Found]:
         for number, layer in enumerate(layers[:MAX_SIGNATURES], 1):
             place = f"signature {number} of {_tag(digest)[:19]}.sig"
             yield self._look(place, lambda layer=layer, place=place: self._simple(layer, place))
@@ -107,19 +139,20 @@ class Evidence:
 
     def _referring(self, digest: Digest) -> Iterator[Found]:
         seen: set[Digest] = set()
-        try:
-            for referrer in referrers_of(self._source.referrers(digest)):
-                if referrer.kind.startswith(_OTHERS) or referrer.digest in seen:
-                    continue
-                seen.add(referrer.digest)
-                if len(seen) > MAX_SIGNATURES:
-                    break
-                place = f"referrer {referrer.digest.short}"
-                found = self._look(place, lambda r=referrer, p=place: self._bundle(r, digest, p))
-                if found.signature or found.reason:
-                    yield found
-        except Malformed as error:
-            yield Found(None, f"the list of referrers: {error}")
+        for page in self._source.referrers(digest):
+            try:
+                for referrer in referrers_of([page]):
+                    if referrer.kind.startswith(_OTHERS) or referrer.digest in seen:
+                        continue
+                    seen.add(referrer.digest)
+                    if len(seen) > MAX_SIGNATURES:
+                        return
+                    place = f"referrer {referrer.digest.short}"
+                    found = self._look(place, lambda r=referrer, p=place: self._bundle(r, digest, p))
+                    if found.signature or found.reason:
+                        yield found
+            except Malformed as error:
+                yield Found(None, f"the list of referrers: {error}")
 
     def _bundle(self, referrer: BlobDescriptor, subject: Digest, place: str) -> Signature | None:
         """The signature that *referrer* has; None: it is something else."""

@@ -2,7 +2,8 @@
 -- (comment_requests: yes): for sites that want neither a plug-in nor stage-in. See docs/slurm.md.
 --
 -- A cluster has one job_submit.lua. If there is one already, copy what is between the two lines of dashes into it, and call
--- enroot_slurm_submit(job_desc) in its slurm_job_submit. It runs nothing, for slurmctld waits for it.
+-- enroot_slurm_submit(job_desc) in its slurm_job_submit. It runs nothing, for slurmctld waits for it, unless
+-- ENROOT_SLURM_CHECK is set below.
 
 -- enroot-slurm --------------------------------------------------------------------------------------------------------
 
@@ -10,6 +11,9 @@
 local ENROOT_SLURM_FIELD = "comment"
 local ENROOT_SLURM_LONGEST = 2100  -- characters of a line
 local ENROOT_SLURM_MOST = 32  -- images of a job
+-- Set it to "/usr/libexec/enroot-slurm/step --check", and images that allowed_images or blocked_images refuse are refused
+-- here: slurmctld waits for each such job for about a fifth of a second. Without it, the prolog refuses them.
+local ENROOT_SLURM_CHECK = nil
 
 -- What is clearly wrong with a reference, or nil; the nodes, which have its whole grammar, have the last word. slurmctld
 -- waits: a pattern begins with ^, and what it looks at is short.
@@ -23,6 +27,20 @@ local function enroot_slurm_wrong(reference)
     return "the image is missing after the registry"
   end
   return nil
+end
+
+-- What the lists of images have against the references, or nil. It is slurmctld that waits, so not for long.
+local function enroot_slurm_refused(references)
+  local words = {}
+  for _, reference in ipairs(references) do
+    words[#words + 1] = "image=" .. reference:gsub("^enroot:", "")
+  end
+  local text = table.concat(words, " "):gsub("'", "'\\''")
+  local command = "timeout 10 " .. ENROOT_SLURM_CHECK .. " '" .. text .. "' 2>&1 < /dev/null; echo $?"
+  local pipe = io.popen(command)
+  local said = pipe:read(4096) or ""
+  pipe:close()  -- within slurmctld it does not tell the status
+  return said:sub(-3) == "\n4\n" and said:sub(1, -4) or nil
 end
 
 function enroot_slurm_submit(job_desc)
@@ -53,6 +71,11 @@ function enroot_slurm_submit(job_desc)
     elseif not line:match("^%s*#") and line:match("%S") then
       break
     end
+  end
+  local refused = ENROOT_SLURM_CHECK and #found > 0 and enroot_slurm_refused(found)
+  if refused then
+    slurm.log_user("%s", refused)
+    return slurm.ERROR
   end
   if #found > 0 then
     local before = job_desc[ENROOT_SLURM_FIELD]

@@ -12,7 +12,6 @@ from enroot_slurm.errors import IntegrityError, NetworkError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Descriptor
 from enroot_slurm.registry.connections import Connections
-from enroot_slurm.registry.origin import Origin
 from enroot_slurm.registry.ranges import Streams
 from enroot_slurm.registry.transport import Transport
 
@@ -293,7 +292,7 @@ def test_a_429_halves_the_streams(repository: Repository, registry: FaultRegistr
 
 def test_a_burst_of_429_halves_once() -> None:
     """Only a request that was made after the last halving halves again; one stream stays."""
-    streams = Streams(Transport(parallel_ranges=8), Origin.of("https://r.example"), Connections())
+    streams = Streams(Transport(parallel_ranges=8), Connections())
     before = 1.0
     streams.halve(before)
     streams.halve(before)

@@ -48,7 +48,10 @@ def running_site(make_site, start_cluster, installation) -> Iterator[PrologSite]
     (site.directory / "disk").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "none", site.directory / "disk"], check=True)
     conf = {"PrologEpilogTimeout": "90", "JobSubmitPlugins": "lua"}
-    yield site.start(start_cluster, conf=conf, files=installation.slurm_files("job_submit.lua"))
+    files = installation.slurm_files("job_submit.lua")
+    check = f'"{installation.libexec}/step --check"'
+    files["job_submit.lua"] = files["job_submit.lua"].replace("CHECK = nil", f"CHECK = {check}")
+    yield site.start(start_cluster, conf=conf, files=files)
     subprocess.run(["umount", "-l", site.directory / "disk"], check=True)
 
 
@@ -259,6 +262,17 @@ def test_refusals(site, alice, image, status, headers, kind, fault) -> None:
         assert failure["message"]
 
 
+def test_lists_hold_in_the_prolog(site, alice, image) -> None:
+    """An image that the site does not allow costs its job, and nobody is asked; a user's list is asked in the step."""
+    with FaultRegistry() as registry:
+        site.configure(insecure_registries=[registry.host], allowed_images=["docker.io"])
+        uri = serve(registry, image)
+        failure = result_of(site, alice, uri)["failure"]
+        assert (failure["kind"], failure["fault"]) == ("ImageRefused", "user")
+        assert "it is not among allowed_images (/etc/enroot-slurm/config.yaml:" in failure["message"]
+        assert registry.requests == []
+
+
 def test_a_policy_holds_in_the_prolog(site, alice, image) -> None:
     """A signed image comes into the site's cache; an unsigned one costs its job, and is asked for once."""
     signer, digest = Signer(), Digest.of(image.manifest())
@@ -349,6 +363,16 @@ cat {RUN}/$SLURM_JOB_ID.0.json
     assert f"Comment=my own words enroot:{plain[0]} enroot:docker://{plain[1]}" in shown
     job = site.cluster.run_job("#!/bin/sh\n#ENROOTED image=Bad\necho ran\n", "--comment=mine", user=alice)
     assert (job.output, job.fields["Comment"]) == ("ran\n", "mine")
+
+
+def test_a_blocked_image_is_refused_where_a_job_is_submitted(site, alice) -> None:
+    """sbatch says which list of which file has it, if the site lets job_submit.lua ask."""
+    site.configure(blocked_images=["registry.bad/team"])
+    script = "#!/bin/sh\n#ENROOT image=registry.good/x\n#ENROOT image=registry.bad/team/x:1\ntrue\n"
+    done = site.cluster.run("sbatch", user=alice, input=script, check=False)
+    assert done.returncode == 1
+    assert "registry.bad/team/x:1 may not be used: blocked_images has registry.bad/team" in done.stderr
+    assert site.cluster.run("squeue", "--noheader").stdout == ""
 
 
 @pytest.mark.parametrize(

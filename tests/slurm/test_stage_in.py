@@ -247,6 +247,15 @@ def test_refused_at_submit(site, alice, line, said) -> None:
     assert site.cluster.run("squeue", "--noheader").stdout == ""
 
 
+def test_a_blocked_image_is_refused_at_submit(site, alice) -> None:
+    """sbatch says which list of which file has it; what is not blocked goes on."""
+    site.configure(blocked_images=["registry.bad/team"])
+    done = site.cluster.run("sbatch", user=alice, input=script("image=registry.bad/team/x:1"), check=False)
+    assert done.returncode == 1
+    assert "registry.bad/team/x:1 may not be used: blocked_images has registry.bad/team" in done.stderr
+    assert "/etc/enroot-slurm/config.yaml:" in done.stderr
+
+
 def test_a_failed_import(site, alice, push, image) -> None:
     """The job is held, and squeue says why in one line; released by an administrator, it is staged in again."""
     uri = push(image, "there")

@@ -263,6 +263,12 @@ class Repository:
         self.asked.append(target)
         return self.documents.get(target)
 
+    def each_document(self, target: str) -> Iterator[bytes]:
+        """Likewise, for there is one place."""
+        content = self.document(target)
+        if content is not None:
+            yield content
+
     def small_blob(self, digest: Digest, size: int) -> bytes:
         """A blob."""
         content = self.blobs[str(digest)]

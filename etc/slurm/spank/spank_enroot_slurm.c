@@ -41,6 +41,7 @@ SPANK_PLUGIN(enroot_slurm, 1)
 #define LATER 75       /* the helper's: it would have to wait; EX_TEMPFAIL */
 #define PYXIS 76       /* the helper's: pyxis' importer waits, and there is something to tell meanwhile */
 #define WRONG 2        /* the helper's: the text is not right */
+#define REFUSED 4      /* the helper's: the image may not be used here */
 #define NOW_SECONDS 20 /* in which the helper must have looked */
 #define VARIABLE "ENROOT_IMAGE"
 
@@ -99,6 +100,7 @@ static int check(spank_t sp, const char *text)
 {
 	char words[MAX_TEXT + 1], *rest, *word;
 	const char *why = NULL;
+	int status;
 
 	if (!text || !*text || strlen(text) > MAX_TEXT) {
 		slurm_error("enroot-slurm: --%s: expected 1 to %d characters", option_name, MAX_TEXT);
@@ -117,7 +119,10 @@ static int check(spank_t sp, const char *text)
 		if (why)
 			slurm_error("enroot-slurm: --%s=%.200s: %s", option_name, strrchr(word, '@') ? strrchr(word, '@') + 1 : word, why);
 	}
-	return why || run_helper(sp, "--check", NOW_SECONDS, 0) == WRONG ? -1 : 0;
+	if (why)
+		return -1;
+	status = run_helper(sp, "--check", NOW_SECONDS, 0);
+	return status == WRONG || status == REFUSED ? -1 : 0;
 }
 
 static int set_image(int val, const char *text, int remote)
