@@ -20,7 +20,7 @@ from enroot_slurm.tar.numbers import decimal, decimal_seconds, signed, unsigned
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from enroot_slurm.tar.sink import Sink
+    from enroot_slurm.tar.sink import Content
 
 __all__ = [
     "BLOCK",
@@ -131,7 +131,7 @@ class Reader:
         """Where the content of the current member begins, in bytes from the start."""
         return self._before + self._at
 
-    def copy(self, sink: Sink) -> None:
+    def copy(self, sink: Content) -> None:
         """Pass the content of the current member on, a regular file's."""
         member = self._member
         assert member is not None
@@ -225,7 +225,7 @@ class Reader:
             count -= step
         return True
 
-    def _copy(self, sink: Sink, count: int) -> None:
+    def _copy(self, sink: Content, count: int) -> None:
         self._left -= count
         while count:
             self._demand()
