@@ -25,12 +25,12 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 from support.layer_images import opened  # noqa: E402
 from support.tar_writer import header  # noqa: E402
 
-from enroot_slurm.rootfs import tar  # noqa: E402  the path comes first
 from enroot_slurm.rootfs.entrypoint import RcLayer  # noqa: E402
 from enroot_slurm.rootfs.merge import Merge  # noqa: E402
 from enroot_slurm.squashfs.joining.join import join_layers  # noqa: E402
 from enroot_slurm.squashfs.options import SquashOptions  # noqa: E402
 from enroot_slurm.squashfs.writing.writer import ImageWriter  # noqa: E402
+from enroot_slurm.tar import reader as tar  # noqa: E402  the path comes first
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

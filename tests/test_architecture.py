@@ -29,7 +29,8 @@ SOURCES = {
 ROWS = (
     "errors version progress",
     "oci system",
-    "rootfs squashfs cache registry trust",
+    "tar",
+    "rootfs squashfs cache registry archives trust",
     "settings",
     "importing",
     "slurm",
@@ -185,7 +186,9 @@ def test_a_start_loads_little(code, arguments, import_environment) -> None:
     # That of Python 3.14 loads dataclasses, to have colours.
     parser = loaded("import argparse; argparse.ArgumentParser().format_help()")
     assert modules & set(HEAVY) - parser == set()
-    assert not [m for m in modules if m.startswith(("enroot_slurm.registry", "enroot_slurm.rootfs"))]
+    assert not [
+        m for m in modules if m.startswith(("enroot_slurm.registry", "enroot_slurm.rootfs", "enroot_slurm.tar"))
+    ]
 
 
 def test_locks_are_for_misses(import_environment, tmp_path) -> None:

@@ -57,6 +57,18 @@ class BlobStore:
         lock = self._locks.lock(f"blob-{digest.algorithm}-{digest.hex}", descriptor.size)
         return Blob(descriptor, self._place, lock, self._shared)
 
+    def adopt(self, descriptor: Descriptor, path: Path) -> None:
+        """Let the temporary file *path*, whose digest was verified, be the blob.  Raises: StorageError."""
+        blob = self.blob(descriptor)
+        try:
+            if blob.reused or path.lstat().st_size != descriptor.size:
+                path.unlink()
+            else:
+                path.chmod(self._place.mode)
+                path.rename(self._place.directory("blobs", descriptor.digest.algorithm) / descriptor.digest.hex)
+        except OSError as error:
+            raise unwritable(self._place.root, error) from None
+
     def layers(self, recipe: str) -> LayerStore:
         """The images of single layers in the same caches; *recipe* is a text that holds all that shapes their bytes."""
         return LayerStore(self._place, recipe, self._locks, shared=self._shared)

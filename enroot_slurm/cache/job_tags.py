@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.trust import Untrusted, read_trusted
 from enroot_slurm.errors import IntegrityError, UsageError, printable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.directory import CacheDirectory
 
-__all__ = ["check_job", "key_of", "read_resolved", "read_tag", "write_resolved", "write_tag"]
+__all__ = ["LastTag", "check_job", "key_of", "read_resolved", "read_tag", "write_resolved", "write_tag"]
 
 _JOB = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,9})?", re.ASCII)
 _MAX_RECORD = 4096
@@ -60,19 +60,30 @@ def write_resolved(place: CacheDirectory, key: str, uri: str, digest: Digest) ->
     return digest
 
 
-def read_tag(root: Path, key: str, owners: set[int]) -> tuple[Digest, float] | None:
-    """The last answer for *key*, and its time (seconds since 1970)."""
+class LastTag(NamedTuple):
+    """The last answer for a tag."""
+
+    digest: Digest
+    time: float
+    """Seconds since 1970."""
+    carried: bool = False
+    """Whether it was brought by hand from another cache, and no registry has said it here."""
+
+
+def read_tag(root: Path, key: str, owners: set[int]) -> LastTag | None:
+    """The last answer for *key*."""
     with contextlib.suppress(OSError, Untrusted, ValueError, LookupError, TypeError, IntegrityError):
         fields = json.loads(read_trusted(_tag_path(root, key), owners, _MAX_RECORD))
-        return Digest.parse(fields["digest"]), float(fields["time"])
+        return LastTag(Digest.parse(fields["digest"]), float(fields["time"]), fields.get("carried") is True)
     return None
 
 
-def write_tag(place: CacheDirectory, key: str, digest: Digest) -> None:
+def write_tag(place: CacheDirectory, key: str, digest: Digest, *, carried: bool = False) -> None:
     """Remember what *key* is resolved to now.  A cache that can't be written is no reason to fail."""
     with contextlib.suppress(OSError):
         place.directory("tags")
-        place.write(_tag_path(place.root, key), json.dumps({"digest": str(digest), "time": int(time.time())}).encode())
+        fields = {"digest": str(digest), "time": int(time.time()), **({"carried": True} if carried else {})}
+        place.write(_tag_path(place.root, key), json.dumps(fields).encode())
 
 
 def _tag_path(root: Path, key: str) -> Path:

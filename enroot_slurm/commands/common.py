@@ -42,7 +42,11 @@ class Commands:
             metavar="ARCH",
             help="x86_64 or amd64, aarch64 or arm64, ... (default: this node's, from uname)",
         )
-        self.image.add_argument("uri", metavar="URI", help="docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST]")
+        self.image.add_argument(
+            "uri",
+            metavar="URI",
+            help="docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST], docker-archive:FILE[:NAME], ...",
+        )
 
     def add(
         self,

@@ -22,6 +22,8 @@ Import the container image URI as a squashfs image for enroot and pyxis.
 
 URI is docker://[USER@][REGISTRY#]IMAGE[:TAG][@sha256:DIGEST]; a '/' after the registry does as well as '#', and
 needs no quoting in an #SBATCH line. Logins are those of $ENROOT_CONFIG_PATH/.credentials, of docker and of podman.
+Files, pipes and daemons have images, too: docker-archive:FILE[:NAME], oci-archive:FILE[:NAME],
+oci:DIRECTORY[:NAME], dockerd://IMAGE, podman://IMAGE.
 """
 
 _GET = """\

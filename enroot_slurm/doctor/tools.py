@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from enroot_slurm.doctor.finding import error, failed, ok, skipped, warning
 from enroot_slurm.doctor.readers import check_readers
 from enroot_slurm.errors import ConversionError, EnrootSlurmError
-from enroot_slurm.rootfs.compression import decompress
 from enroot_slurm.squashfs.writing.compressors import compressor_of
+from enroot_slurm.tar.compression import decompress
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.verdicts import read_verdict, write_verdict
 from enroot_slurm.errors import IntegrityError, NotFound
 from enroot_slurm.trust.gate import Demand, demand
-from enroot_slurm.trust.names import ImageName
+from enroot_slurm.trust.names import name_of
 from enroot_slurm.trust.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.oci.digest import Digest
+    from enroot_slurm.oci.local import LocalImage
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.trust.evidence import EvidenceSource
 
@@ -40,7 +41,7 @@ class Admission:
     @classmethod
     def of(
         cls,
-        reference: Reference,
+        reference: Reference | LocalImage,
         policies: Sequence[str],
         verifiers: Sequence[str],
         caches: Sequence[tuple[Path, set[int]]],
@@ -50,7 +51,7 @@ class Admission:
 
         Raises: ImageRefused, when the name is enough to say no; ConfigError, when a policy is wrong or can't be read.
         """
-        return cls(demand(ImageName.of(reference), policies, verifiers), caches, own)
+        return cls(demand(name_of(reference), policies, verifiers), caches, own)
 
     def is_known(self, digest: Digest) -> bool:
         """Whether the image of the manifest *digest* may be used, as far as that can be said without asking anybody."""

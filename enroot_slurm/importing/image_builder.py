@@ -79,7 +79,7 @@ class ImageBuilder:
             self.convert(manifest, image)
             resolution.progress.phase(f"publishing {digest.short}")
             known = Sidecar(
-                uri=lookup.reference.provenance,
+                uri=resolution.provenance,
                 digest=str(digest),
                 platform=str(lookup.platform),
                 options=resolution.config.squash_options.recipe,
@@ -117,12 +117,13 @@ class ImageBuilder:
         resolution.progress.phase(f"importing {manifest.digest.short}")
         _check_size(manifest, resolution.config.max_download)
         self._store.prepare()
+        resolution.hand_over(manifest, self._store)
         config = self._image_config(manifest)
         _check(config, manifest, lookup, resolution.progress.warn)
         for sentence in config.dropped:
             resolution.progress.warn(sentence)
         rc = RcLayer.of(
-            lookup.reference.provenance,
+            resolution.provenance,
             env=config.env,
             entrypoint=config.entrypoint,
             cmd=config.cmd,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.errors import IntegrityError
-from enroot_slurm.rootfs.compression import decompress
 from enroot_slurm.rootfs.merge import too_large
 from enroot_slurm.rootfs.read_ahead import prefetch
+from enroot_slurm.tar.compression import decompress
 
 if TYPE_CHECKING:
     import contextlib

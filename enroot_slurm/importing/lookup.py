@@ -18,18 +18,20 @@ from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
 from enroot_slurm.errors import IntegrityError, UsageError, printable
 from enroot_slurm.importing.permission import permit
+from enroot_slurm.oci.local import LocalImage, parse_name
 from enroot_slurm.oci.manifest import Manifest, parse_document
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.oci.reference import Reference
 from enroot_slurm.oci.selection import select
 from enroot_slurm.squashfs.format.superblock import Superblock
 
 if TYPE_CHECKING:
     from enroot_slurm.cache.images import ImageFile, Sidecar
+    from enroot_slurm.cache.job_tags import LastTag
     from enroot_slurm.importing.admission import Admission
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.image_config import ImageConfig
     from enroot_slurm.oci.manifest import Index
+    from enroot_slurm.oci.reference import Reference
     from enroot_slurm.settings.config import Config
 
 __all__ = ["CachedImage", "Lookup", "cached_image", "is_public"]
@@ -66,7 +68,7 @@ def cached_image(path: Path, digest: Digest, sidecar: Sidecar, *, reused: bool) 
 class Lookup(NamedTuple):
     """One reference for one platform, and the caches where it may be."""
 
-    reference: Reference
+    reference: Reference | LocalImage
     platform: Platform
     own: CacheDirectory
     """The cache that this process may write."""
@@ -87,11 +89,24 @@ class Lookup(NamedTuple):
     """Files that say which images may be used."""
     verifiers: tuple[str, ...] = ()
     """Directories of programs that do."""
+    pin: Digest | None = None
+    """What the tag is, whatever its registry says."""
 
     @classmethod
-    def of(cls, uri: str, arch: str | None, config: Config, job: str = "", *, strict: bool = True) -> Lookup:
+    def of(
+        cls,
+        uri: str,
+        arch: str | None,
+        config: Config,
+        job: str = "",
+        *,
+        strict: bool = True,
+        shared: bool = False,
+        pin: Digest | None = None,
+    ) -> Lookup:
         """The lookup for *uri*.
 
+        What is in no registry goes into the user's own cache unless *shared* is true.
         Without *strict*, the own cache may be one that others can change: for an import that serves only this user,
         and that looks at each file it uses.
 
@@ -99,20 +114,32 @@ class Lookup(NamedTuple):
         SOURCE_DATE_EPOCH; ImageRefused, when its name is enough to say no; Untrusted, when others can change the own
         cache.
         """
-        reference = Reference.parse(uri).checked()
+        reference = parse_name(uri)
         permit(reference, config)
+        is_local = isinstance(reference, LocalImage)
         platform = Platform.parse(arch) if arch else Platform.host()
-        own, shared, warning = _caches(config, check_job(job))
+        # A stream is this process' alone, and another one the next time.
+        job = "" if isinstance(reference, LocalImage) and reference.is_stream else job
+        own, site, warning = _caches(config, check_job(job), private=is_local and not shared)
         if strict and not own.public:
             check_untamperable(own.root, os.geteuid(), strict=False)
         epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH", ""))
         recipe = recipe_of(config.squash_options.recipe, epoch)
         policies = tuple(each for each in config.signature_policy if each != "off")
         return cls(
-            *(reference, platform, own, shared, recipe, epoch, warning, strict, config.tag_ttl, bool(arch)),
-            policies,
-            config.verifier_dir,
+            *(reference, platform, own, site, recipe, epoch, warning, strict),
+            *(0.0 if is_local else config.tag_ttl, bool(arch), policies, config.verifier_dir, pin),
         )
+
+    @property
+    def local(self) -> LocalImage | None:
+        """The reference, if it is in no registry."""
+        return self.reference if isinstance(self.reference, LocalImage) else None
+
+    @property
+    def exact(self) -> Digest | None:
+        """The digest that was asked for, if it was."""
+        return self.reference.digest or self.pin
 
     @property
     def key(self) -> str:
@@ -146,9 +173,9 @@ class Lookup(NamedTuple):
         return found if found is None or admission is None or admission.is_known(found.digest) else None
 
     def _find(self) -> CachedImage | None:
-        if self.reference.digest is not None:
+        if self.exact is not None:
             # Mostly it is the digest of the very manifest; an index has to be read.
-            return self.image(self.reference.digest) or self._image_of(self.manifest(self.reference.digest))
+            return self.image(self.exact) or self._image_of(self.manifest(self.exact))
         digest = self.resolved()
         return self.image(digest) if digest is not None else None
 
@@ -162,19 +189,19 @@ class Lookup(NamedTuple):
                 digest = read_resolved(root, self.own.job, self.key, owners)
                 if digest is not None:
                     return digest
-        if self.tag_ttl and (last := self.last_resolved()) and abs(time.time() - last[1]) < self.tag_ttl:
+        if self.tag_ttl and (last := self.last_resolved()) and abs(time.time() - last.time) < self.tag_ttl:
             return write_resolved(self.own, self.key, self.shown, last[0]) if self.own.job else last[0]
         return None
 
-    def last_resolved(self) -> tuple[Digest, float] | None:
+    def last_resolved(self) -> LastTag | None:
         """The last digest that anybody has got for the tag, and when (seconds since 1970)."""
         found = [read_tag(root, self.key, owners) for root, owners in self.caches]
-        return max((each for each in found if each), key=lambda each: each[1], default=None)
+        return max((each for each in found if each), key=lambda each: each.time, default=None)
 
     @property
     def shown(self) -> str:
         """The reference for others to read: without its login."""
-        return str(self.reference._replace(user=""))
+        return str(self.reference if isinstance(self.reference, LocalImage) else self.reference._replace(user=""))
 
     def image(self, digest: Digest) -> CachedImage | None:
         """The image of the manifest *digest*, if it is in a cache and nothing is wrong with it.
@@ -213,7 +240,10 @@ class Lookup(NamedTuple):
                 raise _NotHereError
             return config.platform
 
-        name = f"{self.reference.familiar_name}:{self.reference.target}"
+        reference = self.reference
+        name = str(reference)
+        if not isinstance(reference, LocalImage):
+            name = f"{reference.familiar_name}:{reference.target}"
         try:
             return select(read(digest), self.platform, read, name, platform_of=platform_of)
         except _NotHereError:
@@ -249,7 +279,7 @@ class Lookup(NamedTuple):
 
 def is_public(config: Config) -> bool:
     """Whether what this user imports goes into the site's cache.  Raises: Untrusted, StorageError."""
-    return _caches(config, "")[0].public
+    return _caches(config, "", private=False)[0].public
 
 
 class _NotHereError(Exception):
@@ -268,8 +298,11 @@ def _epoch(text: str) -> int | None:
     return int(text)
 
 
-def _caches(config: Config, job: str) -> tuple[CacheDirectory, SharedCache | None, str]:
-    """The cache to write, the site's to read if there is one, and why that is not used if it is not."""
+def _caches(config: Config, job: str, *, private: bool) -> tuple[CacheDirectory, SharedCache | None, str]:
+    """The cache to write, the site's to read if there is one, and why that is not used if it is not.
+
+    What is *private* goes into the own cache, even if the site's is this user's.
+    """
     own = CacheDirectory(config.cache_path, job=job)
     if not config.shared_cache:
         return own, None, ""
@@ -285,12 +318,16 @@ def _caches(config: Config, job: str) -> tuple[CacheDirectory, SharedCache | Non
         if isinstance(error, OSError):
             return own, None, f"the shared cache {root} is not used: {error.strerror}"
         return own, None, f"the shared cache is not used: {error}" + (f" ({error.hint})" if error.hint else "")
-    if owner in {None, user}:
+    if owner in {None, user} and not private:
         return CacheDirectory(root, public=True, job=job), None, ""
+    if owner in {None, user} and own.root == root:
+        raise UsageError(
+            f"what is in no registry does not go into the site's cache {root} by itself, which everybody can read",
+            hint="Say --shared if it may, or set ENROOT_CACHE_PATH to another directory.",
+        )
     if own.root == root:
         raise Untrusted(
             f"the shared cache {root} belongs to user {owner}, who alone may write to it",
             hint="Run this as that user, or use a cache of your own (ENROOT_CACHE_PATH).",
         )
-    assert owner is not None
-    return own, SharedCache(root, {0, owner}), ""
+    return own, SharedCache(root, {0, user if owner is None else owner}), ""

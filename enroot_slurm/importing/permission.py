@@ -4,8 +4,9 @@
     blocked = true          of a table in registries.conf: likewise, in the site's files and in the user's
     allowed_images          only images that a prefix of it covers; of two sources, both have to allow
 
-What blocks wins.  `Lookup.of` asks, and so do the doors at which a job is submitted, which look for no image.  It costs
-no request, and where nothing is blocked no parser is loaded.  `admission` asks for more: signatures, say.
+An image that is in no registry goes by its transport: ``docker-archive``, ``podman``. What blocks wins. `Lookup.of`
+asks, and so do the doors at which a job is submitted, which look for no image. It costs no request, and where nothing
+is blocked no parser is loaded. `admission` asks for more: signatures, say.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import ImageRefused
+from enroot_slurm.oci.local import LocalImage
 from enroot_slurm.oci.names import covers, full_name, longest
 
 if TYPE_CHECKING:
@@ -24,16 +26,17 @@ __all__ = ["permit"]
 _ASK = "Use another image, or ask the site's administrator."
 
 
-def permit(reference: Reference, config: Config) -> None:
+def permit(reference: Reference | LocalImage, config: Config) -> None:
     """Refuse *reference* if the lists of *config*, or a table of registries.conf, do.
 
     Raises: ImageRefused, with the list and its file; ConfigError, when a file that may block can't be understood.
     """
-    name = full_name(reference)
+    name = reference.transport if isinstance(reference, LocalImage) else full_name(reference)
     for said in config.said.get("blocked_images", ()):
         if (prefix := longest(list(said.value), name)) is not None:
             raise ImageRefused(f"{name} may not be used: blocked_images has {prefix} ({said.source})", hint=_ASK)
-    _refuse_blocked(reference, name, config)
+    if not isinstance(reference, LocalImage):
+        _refuse_blocked(reference, name, config)
     for said in config.said.get("allowed_images", ()):
         if said.value and not any(covers(prefix, name) for prefix in said.value):
             shown = ", ".join(said.value[:10]) + (", ..." if len(said.value) > 10 else "")
@@ -45,9 +48,10 @@ def permit(reference: Reference, config: Config) -> None:
 
 def _refuse_blocked(reference: Reference, name: str, config: Config) -> None:
     from enroot_slurm.importing.tables import blocked_tables  # noqa: PLC0415 - in pieces, for hits
-    from enroot_slurm.registry.endpoints import table_of  # noqa: PLC0415
 
     for tables in blocked_tables(config):
+        from enroot_slurm.registry.endpoints import table_of  # noqa: PLC0415
+
         table = table_of(reference, tables)
         if table is not None and table.blocked:
             raise ImageRefused(f"{name} may not be used: {table.source} blocks {table.prefix}", hint=_ASK)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.failures import Failures
-from enroot_slurm.cache.job_tags import write_resolved, write_tag
+from enroot_slurm.cache.job_tags import key_of, write_resolved, write_tag
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.manifests import write_document
 from enroot_slurm.cache.rate import Rate
@@ -30,7 +30,9 @@ from enroot_slurm.errors import (
     printable,
 )
 from enroot_slurm.importing.logins import credentials_of, state_of_logins
+from enroot_slurm.importing.nobody import Nobody
 from enroot_slurm.importing.tables import tables_of, warn_once
+from enroot_slurm.oci.local import LocalImage
 from enroot_slurm.progress import Progress, Relay, duration_text
 from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.endpoints import endpoints_of
@@ -39,12 +41,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from enroot_slurm.archives.image import ArchivedImage
+    from enroot_slurm.cache.blobs import BlobStore
     from enroot_slurm.cache.status import Holder
     from enroot_slurm.importing.admission import Admission
     from enroot_slurm.importing.lookup import Lookup
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
+    from enroot_slurm.oci.source import Source
     from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.credentials import Credentials
     from enroot_slurm.settings.config import Config
@@ -76,10 +81,21 @@ class Resolution:
             work=progress.work,
             tell=progress.tell,
         )
-        self._failures = Failures(lookup.own, lookup.key, partial(state_of_logins, config, public=lookup.own.public))
-        self.repository = open_repository(
-            lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
-        )
+        self._archive: ArchivedImage | None = None
+        self.repository: Source
+        key = lookup.key
+        if isinstance(lookup.reference, LocalImage):
+            from enroot_slurm.importing.archived import open_archive  # noqa: PLC0415 - most images are in registries
+
+            self.repository = self._archive = open_archive(lookup.reference, lookup, config, progress)
+            key = key_of(f"{lookup.reference} {lookup.reference.state}", str(lookup.platform))
+        elif config.offline:
+            self.repository = Nobody(lookup.shown)
+        else:
+            self.repository = open_repository(
+                lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
+            )
+        self._failures = Failures(lookup.own, key, partial(state_of_logins, config, public=lookup.own.public))
         self._rate = Rate(
             lookup.own,
             self.locks,
@@ -101,6 +117,27 @@ class Resolution:
     ) -> None:
         self.repository.close()
 
+    @property
+    def provenance(self) -> str:
+        """The URI that stands in the image."""
+        if isinstance(self.lookup.reference, LocalImage):
+            assert self._archive is not None
+            return self._archive.provenance
+        return self.lookup.reference.provenance
+
+    @property
+    def filename(self) -> str:
+        """The default output of an image that is in no registry; empty where nothing names it."""
+        return self._archive.filename if self._archive else ""
+
+    def hand_over(self, manifest: Manifest, store: BlobStore) -> None:
+        """Let *store* have the blobs of *manifest* that a stream has left in temporary files.  Raises: StorageError."""
+        if self._archive is None:
+            return
+        for descriptor in (manifest.config, *manifest.layers):
+            if (path := self._archive.take(descriptor.digest)) is not None:
+                store.adopt(descriptor, path)
+
     def resolve(self) -> Digest:
         """The digest of the manifest that the reference names now, or named when its job asked first.
 
@@ -121,7 +158,7 @@ class Resolution:
             return self.remembering(lambda: admitted(self._ask_or_recall()))
         if (failure := self._failures.last(self.config.failure_ttl)) is not None:
             raise failure.error()
-        if lookup.reference.digest:
+        if lookup.exact:
             return self.remembering(lambda: admitted(self._ask()))
         with self.turn(f"reference-{lookup.own.job}-{lookup.key}", lookup.resolved) as resolved:
             digest = resolved
@@ -141,25 +178,31 @@ class Resolution:
 
     def named(self) -> Digest | None:
         """The digest of the manifest or index that the reference names; None where the registry does not tell."""
-        return self.lookup.reference.digest or self._named or self.repository.head()
+        return self.lookup.exact or self._named or self.repository.head()
 
     def _ask_or_recall(self) -> Digest:
         """The registry's answer; when there is none, its last one, if the site wants that."""
-        lookup, last = self.lookup, self.lookup.last_resolved()
+        lookup = self.lookup
+        if isinstance(lookup.reference, LocalImage):
+            return self._ask()
+        last = lookup.last_resolved()
         try:
             digest = self._ask()
         except NetworkError as error:
-            if last is None or lookup.reference.digest or lookup.image(last[0]) is None:
+            if last is None or lookup.exact or lookup.image(last.digest) is None:
                 raise
-            age = f"{duration_text(max(0.0, time.time() - last[1]))} ago"
-            if self.config.stale_tags:
-                self.progress.warn(f"{error.message}; using what {lookup.shown} was {age} (setting stale_tags)")
-                return last[0]
-            pinned = f"docker://{lookup.reference.registry}#{lookup.reference.repository}@{last[0]}"
+            age = f"{duration_text(max(0.0, time.time() - last.time))} ago"
+            if self.config.offline:
+                return last.digest
+            if self.config.stale_tags or last.carried:
+                why = "setting stale_tags" if self.config.stale_tags else "from cache import"
+                self.progress.warn(f"{error.message}; using what {lookup.shown} was {age} ({why})")
+                return last.digest
+            pinned = f"docker://{lookup.reference.registry}#{lookup.reference.repository}@{last.digest}"
             hint = f"The cache has what it was {age}: name it as {pinned}, or set stale_tags: yes."
             raise type(error)(error.message, hint=f"{error.hint} {hint}".strip()) from None
-        if not lookup.reference.digest and (
-            last is None or last[0] != digest or time.time() - last[1] > _REFRESH or self.config.tag_ttl
+        if not lookup.exact and (
+            last is None or last.digest != digest or time.time() - last.time > _REFRESH or self.config.tag_ttl
         ):
             write_tag(lookup.own, lookup.key, digest)
         return digest
@@ -196,7 +239,7 @@ class Resolution:
 
     def _ask(self) -> Digest:
         self._rate.wait()
-        digest = self._named = self.lookup.reference.digest or self.repository.head()
+        digest = self._named = self.lookup.exact or self.repository.head()
         if digest is not None:
             if self.lookup.image(digest) is not None:
                 return digest
@@ -205,7 +248,7 @@ class Resolution:
             except (PlatformNotFound, UnsupportedImage):
                 raise
             except (NotFound, AccessDenied, IntegrityError):
-                if self.lookup.reference.digest:
+                if self.lookup.exact or self.lookup.local:
                     raise
                 # HEAD has claimed what GET does not have: it is the tag that was asked for.
         return self.manifest(None).digest

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from enroot_slurm.errors import public_errors
+from enroot_slurm.errors import UsageError, public_errors
 from enroot_slurm.importing.image_builder import ImageBuilder
 from enroot_slurm.importing.lookup import Lookup
 from enroot_slurm.importing.output import Output
@@ -56,7 +56,10 @@ def import_image(
     progress: Progress | None = None,
     client: Client | None = None,
 ) -> ImportResult:
-    """Import the image that *uri* names (``docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST]``) to a squashfs file.
+    """Import the image that *uri* names to a squashfs file.
+
+    A URI is ``docker://[USER@][REGISTRY#]IMAGE[:TAG][@DIGEST]``, ``docker-archive:PATH[:NAME]``,
+    ``oci-archive:PATH[:NAME]``, ``oci:DIRECTORY[:NAME]``, ``dockerd://IMAGE`` or ``podman://IMAGE``.
 
     output    the file to write; by default enroot's name, ``IMAGE+TAG.sqsh``, in the current directory
     arch      a platform in the words of ``uname -m`` or of Docker; by default this node's
@@ -70,17 +73,19 @@ def import_image(
     config = config or (client.config if client else Config.load())
     progress = progress or Progress()
     lookup = Lookup.of(uri, arch, config, strict=False)
-    target = Output(output or Reference.default_filename(uri), force=force)
+    named = output or (None if lookup.local else Reference.default_filename(uri))
+    target = Output(named, force=force) if named else None  # an archive says later what it holds
     seconds = _Seconds()
     with Resolution(lookup, config, progress, client.connections if client else None) as resolution:
         builder = ImageBuilder(resolution)
         digest = resolution.resolve()
         manifest = resolution.manifest(digest)
         seconds.lap("resolve")
+        target = target or Output(_own_name(resolution), force=force)
         image = lookup.image(digest)
         with target.draft() as file:
             # The name by which an image was imported first stands in its /etc/rc, and is a part of what enroot makes.
-            if image is not None and image.uri == lookup.reference.provenance and target.copy(image.path, file):
+            if image is not None and image.uri == resolution.provenance and target.copy(image.path, file):
                 progress.phase(f"copying {digest.short}")
             else:
                 builder.convert(manifest, file)
@@ -119,6 +124,13 @@ def resolve_digest(
     lookup, connections = Lookup.of(uri, arch, config, strict=False), client.connections if client else None
     with Resolution(lookup, config, progress or Progress(), connections) as resolution:
         return resolution.resolve()
+
+
+def _own_name(resolution: Resolution) -> str:
+    """The default output for an image that has told its own name, or has none."""
+    if not resolution.filename:
+        raise UsageError("the image has no name of which a file's could be made", hint="Choose one with --output.")
+    return resolution.filename
 
 
 class _Seconds(dict[str, float]):

@@ -13,7 +13,7 @@ from enroot_slurm.trust.attachments import attachments, sbom_in
 from enroot_slurm.trust.files import reader
 from enroot_slurm.trust.gate import Demand, demand
 from enroot_slurm.trust.identity import SignedIdentity
-from enroot_slurm.trust.names import ImageName
+from enroot_slurm.trust.names import name_of
 from enroot_slurm.trust.policy import MAX_POLICY
 from enroot_slurm.trust.requirements import Material, Rule, SigstoreSigned
 
@@ -32,7 +32,7 @@ def verify_image(uri: str, arch: str | None, config: Config, progress: Progress,
     Raises: ImageRefused; UsageError, when there is neither; ConfigError; what resolving raises.
     """
     lookup = Lookup.of(uri, arch, config, strict=False)
-    name = ImageName.of(lookup.reference)
+    name = name_of(lookup.reference)
     if key is not None:
         path = str(Path.cwd() / key)
         material = Material(path).bound(reader(MAX_POLICY))

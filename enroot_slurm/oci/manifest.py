@@ -15,7 +15,19 @@ from enroot_slurm.oci.platform import Platform
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ACCEPT", "MAX_DOCUMENT", "Descriptor", "Index", "Manifest", "fields", "load_json", "parse_document"]
+__all__ = [
+    "ACCEPT",
+    "MAX_DOCUMENT",
+    "Descriptor",
+    "Index",
+    "IndexEntry",
+    "Manifest",
+    "fields",
+    "index_entries",
+    "load_json",
+    "load_list",
+    "parse_document",
+]
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -68,6 +80,17 @@ class Index(NamedTuple):
     digest: Digest
     entries: tuple[tuple[Platform | None, Descriptor], ...]
     """Manifests with the platforms they state (None: nothing is stated) and nested indexes, without attestations."""
+
+
+class IndexEntry(NamedTuple):
+    """An image in an index."""
+
+    number: int
+    """Its place in the index's list, from 0."""
+    platform: Platform | None
+    """What is stated."""
+    descriptor: Descriptor
+    annotations: Mapping[str, str]
 
 
 def parse_document(content: bytes, content_type: str) -> Manifest | Index:
@@ -130,6 +153,14 @@ def _manifest(document: Mapping[str, Any], digest: Digest) -> Manifest:
 
 
 def _index(document: Mapping[str, Any], digest: Digest) -> Index:
+    return Index(digest, tuple((entry.platform, entry.descriptor) for entry in index_entries(document)))
+
+
+def index_entries(document: Mapping[str, Any]) -> list[IndexEntry]:
+    """The images and nested indexes in the `fields` of an index: neither attestations nor other artifacts.
+
+    Raises: IntegrityError.
+    """
     manifests = document.get("manifests", [])
     if not isinstance(manifests, list):
         raise IntegrityError("the image index's manifests are not a list")
@@ -138,14 +169,16 @@ def _index(document: Mapping[str, Any], digest: Digest) -> Index:
         entry = fields(value, f"index's manifest {i}")
         descriptor = _descriptor(entry, f"manifest {i}")
         annotations = entry.get("annotations", {})
+        annotations = annotations if isinstance(annotations, dict) else {}
         if entry.get("artifacttype", "") not in {*_IMAGES, ""}:
             continue  # another artifact
-        if isinstance(annotations, dict) and annotations.get("vnd.docker.reference.type") is not None:
+        if annotations.get("vnd.docker.reference.type") is not None:
             continue  # an attestation, which refers to an image
         if descriptor.media_type not in _MANIFESTS | _INDEXES:
             continue
-        entries.append((_platform(entry.get("platform", {}), i), descriptor))
-    return Index(digest, tuple(entries))
+        texts = {key: text for key, text in annotations.items() if isinstance(text, str)}
+        entries.append(IndexEntry(i, _platform(entry.get("platform", {}), i), descriptor, texts))
+    return entries
 
 
 def _platform(value: object, i: int) -> Platform | None:
@@ -190,16 +223,28 @@ def load_json(content: bytes, what: str, limit: int = MAX_DOCUMENT) -> dict[str,
 
     Raises: IntegrityError when it is not JSON, not an object, or has a key twice (readers would differ on it).
     """
+    document = _json(content, what, limit)
+    if not isinstance(document, dict):
+        raise IntegrityError(f"the {what} is not a JSON object")
+    return document
+
+
+def load_list(content: bytes, what: str, limit: int = MAX_DOCUMENT) -> list[Any]:
+    """Likewise, a JSON list."""
+    document = _json(content, what, limit)
+    if not isinstance(document, list):
+        raise IntegrityError(f"the {what} is not a JSON list")
+    return document
+
+
+def _json(content: bytes, what: str, limit: int) -> Any:
     if len(content) > limit:
         raise IntegrityError(f"the {what} is larger than {limit >> 20} MiB")
     try:
         text = content.decode("utf-8", "replace")
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"the {what} is not valid JSON: {printable(str(error))}") from None
-    if not isinstance(document, dict):
-        raise IntegrityError(f"the {what} is not a JSON object")
-    return document
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

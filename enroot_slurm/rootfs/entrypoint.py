@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, printable
-from enroot_slurm.rootfs.paths import clean
+from enroot_slurm.tar.names import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

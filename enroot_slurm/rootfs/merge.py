@@ -15,14 +15,14 @@ from enroot_slurm.rootfs.hard_links import ends
 from enroot_slurm.rootfs.paths import join, outside
 from enroot_slurm.rootfs.plan import make_plan
 from enroot_slurm.rootfs.stack import VISIBLE, LayerNames, Stack
-from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
+from enroot_slurm.tar.reader import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from enroot_slurm.rootfs.entrypoint import RcLayer
-    from enroot_slurm.rootfs.sink import Sink
-    from enroot_slurm.rootfs.tar import Member
+    from enroot_slurm.tar.reader import Member
+    from enroot_slurm.tar.sink import Sink
 
 __all__ = ["MAX_MEMBERS", "LinkAcrossLayers", "Merge", "too_large"]
 

@@ -1,43 +1,21 @@
-"""Paths in a layer: cleaned, and led through the symlinks of their layer, by names alone."""
+"""Paths in a layer: led through the symlinks of their layer, by names alone."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
+from enroot_slurm.tar.names import MAX_DEPTH, MAX_NAME, MAX_PATH, too_deep, too_long
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
-__all__ = ["MAX_PATH", "MAX_SYMLINKS", "Implied", "Symlinks", "clean", "join", "outside"]
+__all__ = ["MAX_SYMLINKS", "Implied", "Symlinks", "join", "outside"]
 
-MAX_PATH, _MAX_NAME = 4096, 255  # PATH_MAX and NAME_MAX (limits.h)
 MAX_SYMLINKS = 40
 """Symlinks that one name may lead through (path_resolution(7))."""
-_MAX_DEPTH = 512  # directories in each other
 _MAX_IMPLIED = 64 << 20
 _STEPS, _STEPS_EACH = 1 << 20, 128  # components on the way of names: at first, and more for each name
-
-
-def clean(name: bytes) -> bytes:
-    """*name* as a path below the root: without leading, doubled and final slashes, ``.`` and ``..``.
-
-    ``..`` stops at the root.  Raises: IntegrityError, when no file system can hold the name.
-    """
-    if name[:1] not in b"./" and b"//" not in name and b"/." not in name and len(name) <= _MAX_NAME:
-        return name.removesuffix(b"/")
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    path = b"/".join(parts)
-    if len(path) > MAX_PATH or any(len(p) > _MAX_NAME for p in parts):
-        raise _too_long(name)
-    if len(parts) > _MAX_DEPTH:
-        raise _too_deep(name)
-    return path
 
 
 def join(parent: bytes, name: bytes) -> bytes:
@@ -142,8 +120,8 @@ class Symlinks:
                 here = here.rpartition(b"/")[0]
             elif name not in (b"", b"."):
                 at = join(here, name)
-                if len(at) > MAX_PATH or len(name) > _MAX_NAME:
-                    raise _too_long(at)
+                if len(at) > MAX_PATH or len(name) > MAX_NAME:
+                    raise too_long(at)
                 target = self._targets.get(at)
                 if target is None:
                     here = at
@@ -154,8 +132,8 @@ class Symlinks:
                 if target.startswith(b"/"):
                     here = b""
                 ahead += self._parts(target)
-        if here.count(b"/") >= _MAX_DEPTH:
-            raise _too_deep(here)
+        if here.count(b"/") >= MAX_DEPTH:
+            raise too_deep(here)
         return here
 
     def _parts(self, path: bytes) -> list[bytes]:
@@ -167,11 +145,3 @@ class Symlinks:
             raise IntegrityError("the names in a layer lead through too many symlinks")
         parts.reverse()
         return parts
-
-
-def _too_long(name: bytes) -> IntegrityError:
-    return IntegrityError(f"a name in a layer is longer than a file system allows: {printable(name)}")
-
-
-def _too_deep(name: bytes) -> IntegrityError:
-    return IntegrityError(f"a name in a layer is more than {_MAX_DEPTH} directories deep: {printable(name)}")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.oci.layer import WHITEOUT
 from enroot_slurm.rootfs.hard_links import ends
 from enroot_slurm.rootfs.paths import Symlinks, join, outside
-from enroot_slurm.rootfs.tar import DIRECTORY, HARDLINK, SYMLINK
+from enroot_slurm.tar.reader import DIRECTORY, HARDLINK, SYMLINK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from enroot_slurm.rootfs.paths import Implied
-    from enroot_slurm.rootfs.tar import Member
+    from enroot_slurm.tar.reader import Member
 
 __all__ = ["Plan", "make_plan"]
 

@@ -132,6 +132,8 @@ class Config(NamedTuple):
     """Seconds; 0: each job asks."""
     stale_tags: bool
     """Whether a tag may be what it was last, when its registry does not answer."""
+    offline: bool
+    """Whether no registry is asked for anything."""
     locks: bool
     """Whether processes lock what they work on, so that no other does the same."""
     lock_timeout: float

@@ -94,6 +94,10 @@ MEANINGS = {
         "How long all jobs use the digest that a tag had, before one asks the registry again. 0: each job asks once"
     ),
     "stale_tags": "Use the last known digest of a tag, with a warning, when the registry does not answer",
+    "offline": (
+        "Ask no registry for anything: a tag is what it was last, and what is not in a cache is an error. For "
+        "clusters without a network: [archives.md](archives.md#clusters-without-a-network)"
+    ),
     "locks": (
         "Lock work that other processes might do as well. `no` is for file systems where locks fail or "
         "hang; work may then be done twice"

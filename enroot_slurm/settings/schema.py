@@ -193,6 +193,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("failure_ttl", "ENROOT_SLURM_FAILURE_TTL", "60", _TIME, forms.seconds, forms.number_text),
         Setting("tag_ttl", "ENROOT_SLURM_TAG_TTL", "0", _TIME, forms.seconds, forms.number_text),
         _switch("stale_tags", "ENROOT_SLURM_STALE_TAGS", "no"),
+        _switch("offline", "ENROOT_SLURM_OFFLINE", "no"),
         _switch("locks", "ENROOT_SLURM_LOCKS", "yes"),
         Setting("lock_timeout", "ENROOT_SLURM_LOCK_TIMEOUT", "3600", _TIME, forms.seconds, forms.number_text),
         Setting("worker_timeout", "ENROOT_SLURM_WORKER_TIMEOUT", "30", _TIME, forms.seconds, forms.number_text),

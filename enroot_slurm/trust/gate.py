@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.errors import ConfigError
 from enroot_slurm.oci.digest import hash_of_text
 from enroot_slurm.trust.files import reader
+from enroot_slurm.trust.names import ImageName
 from enroot_slurm.trust.policy import MAX_POLICY, Policy
 from enroot_slurm.trust.verdict import Verdict, key_of
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.trust.evidence import EvidenceSource
-    from enroot_slurm.trust.names import ImageName
+    from enroot_slurm.trust.names import ArchiveName
     from enroot_slurm.trust.requirements import Read, Rule
     from enroot_slurm.trust.verifiers import Verifiers
 
@@ -34,7 +35,7 @@ SYSTEM_POLICIES = ("/etc/containers/policy.json", "/usr/share/containers/policy.
 class Demand(NamedTuple):
     """The rules for one image."""
 
-    name: ImageName
+    name: ImageName | ArchiveName
     rules: tuple[Rule, ...]
     """Bound."""
     verifiers: tuple[Verifiers, ...]
@@ -68,7 +69,7 @@ class Demand(NamedTuple):
         """
         from enroot_slurm.trust.judge import JudgedImage, judge  # noqa: PLC0415 - a hit judges nothing
 
-        image = JudgedImage(self.name, digests, str(self.name))
+        image = JudgedImage(self.name if isinstance(self.name, ImageName) else None, digests, str(self.name))
         by: list[str] = []
         for rule in self.rules:
             by += [each.by for each in judge(rule, image, source)]
@@ -83,7 +84,7 @@ class Demand(NamedTuple):
         return [rule for rule in self.rules if rule.needs_signatures]
 
 
-def demand(name: ImageName, policies: Sequence[str], directories: Sequence[str]) -> Demand:
+def demand(name: ImageName | ArchiveName, policies: Sequence[str], directories: Sequence[str]) -> Demand:
     """The rules for the image *name*: the files *policies* (or `AUTO`) and the programs of *directories*.
 
     Nobody but root and this user may be able to write any of them.
@@ -94,7 +95,7 @@ def demand(name: ImageName, policies: Sequence[str], directories: Sequence[str])
     rules = []
     for file in policies:
         path, content = _system_policy(read) if file == AUTO else (file, read(file))
-        rule = Policy.parse(path, content).rule("docker", name.scopes)
+        rule = Policy.parse(path, content).rule(name.transport, name.scopes)
         rule.refuse_by_name(str(name))
         rules.append(rule.bound(read))
     if not directories:

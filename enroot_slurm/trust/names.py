@@ -11,15 +11,17 @@ Source: distribution/reference, normalize.go.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from enroot_slurm.oci.local import LocalImage
 from enroot_slurm.oci.reference import DOCKER_HUB, DOCKER_HUB_NAMES
 
 if TYPE_CHECKING:
     from enroot_slurm.oci.reference import Reference
 
-__all__ = ["ImageName"]
+__all__ = ["ArchiveName", "ImageName", "name_of", "path_scopes"]
 
 _HUB = "docker.io"
 _COMPONENT = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -62,6 +64,11 @@ class ImageName(NamedTuple):
         return cls(f"{host}/{path}", match[3] or "", match[4] or "")
 
     @property
+    def transport(self) -> str:
+        """Of which transport's scopes a policy has for it."""
+        return "docker"
+
+    @property
     def is_repository(self) -> bool:
         """Whether it has neither tag nor digest."""
         return not (self.tag or self.digest)
@@ -83,3 +90,46 @@ class ImageName(NamedTuple):
 
     def __str__(self) -> str:
         return self.repository + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
+
+
+class ArchiveName(NamedTuple):
+    """An image that is in no registry: nothing that a signature could name."""
+
+    image: LocalImage
+
+    @property
+    def transport(self) -> str:
+        """Of which transport's scopes a policy has for it."""
+        return {"dockerd": "docker-daemon", "podman": "containers-storage"}.get(
+            self.image.transport, self.image.transport
+        )
+
+    @property
+    def scopes(self) -> list[str]:
+        """Where a policy may speak of it, the most precise place first; ``docker-archive`` has no places."""
+        if self.image.transport in {"oci", "oci-archive"}:
+            return path_scopes(os.path.realpath(self.image.place))
+        if self.image.transport == "dockerd":
+            try:
+                name = ImageName.parse(self.image.place)
+            except ValueError:
+                return [self.image.place]
+            return (name._replace(tag="latest") if name.is_repository else name).scopes
+        return []
+
+    def __str__(self) -> str:
+        return str(self.image)
+
+
+def name_of(reference: Reference | LocalImage) -> ImageName | ArchiveName:
+    """What a policy is asked about."""
+    return ArchiveName(reference) if isinstance(reference, LocalImage) else ImageName.of(reference)
+
+
+def path_scopes(path: str) -> list[str]:
+    """The scopes of an archive or directory at *path*, absolute and without links: itself and its parents."""
+    scopes = []
+    while path not in {"", "/"}:
+        scopes.append(path)
+        path = path.rpartition("/")[0]
+    return scopes

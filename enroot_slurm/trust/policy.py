@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.trust.requirements import Requirement
 
-__all__ = ["MAX_POLICY", "Policy", "path_scopes"]
+__all__ = ["MAX_POLICY", "Policy"]
 
 MAX_POLICY = 1 << 20
 """Bytes that a policy may have."""
@@ -81,15 +81,6 @@ class Policy(NamedTuple):
                 place = f"{transport} scope {printable(scope)}" if scope else f"all of {transport}"
                 return Rule(self.file, place, known[scope])
         return Rule(self.file, "default", self.default)
-
-
-def path_scopes(path: str) -> list[str]:
-    """The scopes of an archive or directory at *path*, absolute and without links: itself and its parents."""
-    scopes = []
-    while path not in {"", "/"}:
-        scopes.append(path)
-        path = path.rpartition("/")[0]
-    return scopes
 
 
 class _PolicyError(Exception):

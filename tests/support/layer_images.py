@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from enroot_slurm.rootfs.sink import Sink
+    from enroot_slurm.tar.sink import Sink
 
 __all__ = ["NOW", "Member", "archive", "layer_image", "link_layers", "opened", "stream", "write", "write_image"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
+from enroot_slurm.tar.reader import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
 
 __all__ = ["TarWriter", "header"]
 

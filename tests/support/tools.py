@@ -26,6 +26,7 @@ PACKAGES = {
     "openssl": "openssl",
     "cpio": "cpio",
     "pigz": "pigz",
+    "podman": "podman",
     "promtool": "prometheus",
     "rpm2cpio": "rpm2cpio",
     "rpmbuild": "rpm",

@@ -10,8 +10,8 @@ import pytest
 from enroot_slurm.errors import ConfigError, ImageRefused
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.trust.gate import demand
-from enroot_slurm.trust.names import ImageName
-from enroot_slurm.trust.policy import Policy, path_scopes
+from enroot_slurm.trust.names import ImageName, path_scopes
+from enroot_slurm.trust.policy import Policy
 from enroot_slurm.trust.requirements import AcceptAnything, Reject, SignedBy, SigstoreSigned
 
 ACCEPT = [{"type": "insecureAcceptAnything"}]

@@ -10,8 +10,8 @@ import zlib
 import pytest
 
 from enroot_slurm.errors import ConversionError, IntegrityError, UnsupportedImage
-from enroot_slurm.rootfs.compression import CHUNK, decompress
 from enroot_slurm.rootfs.read_ahead import prefetch
+from enroot_slurm.tar.compression import CHUNK, decompress
 
 zstd = pytest.importorskip("backports.zstd") if sys.version_info < (3, 14) else __import__("compression.zstd").zstd
 
@@ -23,7 +23,7 @@ GZIP_WAYS = ["zlib-ng", "pigz", "gzip", "zlib", "program"]
 @pytest.fixture
 def way(request, monkeypatch):
     """Take away what is faster than the wanted way to decode gzip."""
-    from enroot_slurm.rootfs import compression
+    from enroot_slurm.tar import compression
 
     if request.param in ("pigz", "gzip", "zlib"):
         monkeypatch.setitem(sys.modules, "zlib_ng", None)

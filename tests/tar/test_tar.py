@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support.tar_writer import TarWriter, header
 
 from enroot_slurm.errors import IntegrityError
-from enroot_slurm.rootfs import tar
-from enroot_slurm.rootfs.paths import clean
-from enroot_slurm.rootfs.tar import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
+from enroot_slurm.tar import reader as tar
+from enroot_slurm.tar.names import clean
+from enroot_slurm.tar.reader import BLOCK, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Reader
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

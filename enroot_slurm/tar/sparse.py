@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import IntegrityError
-from enroot_slurm.rootfs.numbers import decimal, unsigned
+from enroot_slurm.tar.numbers import decimal, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Sink"]
+__all__ = ["Content", "Sink"]
 
 
-class Sink(Protocol):
-    """Takes members in any order, but hard links after their targets; all belong to root.
-
-    Modes are the twelve permission bits, times are seconds since 1970 (32 bits), paths are relative and clean.
-    """
-
-    def file(self, path: bytes, mode: int, mtime: int, size: int) -> None:
-        """A regular file; its content follows by `slice` and `zeros`."""
+class Content(Protocol):
+    """Takes the content of a file, piece by piece."""
 
     def slice(self, chunk: bytes, start: int, stop: int) -> None:
         """The content goes on with ``chunk[start:stop]``."""
 
     def zeros(self, count: int) -> None:
         """The content goes on with *count* zeros."""
+
+
+class Sink(Content, Protocol):
+    """Takes members in any order, but hard links after their targets; all belong to root.
+
+    Modes are the twelve permission bits, times are seconds since 1970 (32 bits), paths are relative and clean.
+    """
+
+    def file(self, path: bytes, mode: int, mtime: int, size: int) -> None:
+        """A regular file; its content follows."""
 
     def directory(self, path: bytes, mode: int, mtime: int) -> None:
         """A directory."""

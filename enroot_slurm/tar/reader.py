@@ -13,14 +13,14 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import IntegrityError, UnsupportedImage, printable
-from enroot_slurm.rootfs import pax, sparse
-from enroot_slurm.rootfs.numbers import decimal, decimal_seconds, signed, unsigned
-from enroot_slurm.rootfs.paths import MAX_PATH, clean
+from enroot_slurm.tar import pax, sparse
+from enroot_slurm.tar.names import MAX_PATH, clean
+from enroot_slurm.tar.numbers import decimal, decimal_seconds, signed, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from enroot_slurm.rootfs.sink import Sink
+    from enroot_slurm.tar.sink import Content
 
 __all__ = [
     "BLOCK",
@@ -78,11 +78,15 @@ class Reader:
 
     Iterate once.  `copy` writes the member that the iteration is at; otherwise its content is passed over.  Chunks
     are read to their end even behind the archive's, so that whoever hashes them sees everything.
+
+    leap  lets the chunks go on so many bytes further on, where content is passed over that need not be read
     """
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self, chunks: Iterable[bytes], *, leap: Callable[[int], None] | None = None) -> None:
         self._chunks = iter(chunks)
+        self._leap = leap
         self._chunk = b""
+        self._before = 0  # bytes before the chunk
         self._at = 0
         self._left = 0  # bytes of the current member's content and padding that are still to come
         self._member: Member | None = None
@@ -122,7 +126,12 @@ class Reader:
         for _ in self._chunks:
             pass
 
-    def copy(self, sink: Sink) -> None:
+    @property
+    def offset(self) -> int:
+        """Where the content of the current member begins, in bytes from the start."""
+        return self._before + self._at
+
+    def copy(self, sink: Content) -> None:
         """Pass the content of the current member on, a regular file's."""
         member = self._member
         assert member is not None
@@ -174,6 +183,7 @@ class Reader:
             chunk = next(self._chunks, None)
             if chunk is None:
                 return False
+            self._before += self._at
             self._chunk, self._at = chunk, 0
         return True
 
@@ -202,6 +212,12 @@ class Reader:
         return self._take(512)
 
     def _skip(self, count: int) -> bool:
+        here = len(self._chunk) - self._at
+        if self._leap is not None and count > here:
+            self._leap(count - here)
+            self._before += self._at + count
+            self._chunk, self._at = b"", 0
+            return True
         while count:
             self._demand()
             step = min(count, len(self._chunk) - self._at)
@@ -209,7 +225,7 @@ class Reader:
             count -= step
         return True
 
-    def _copy(self, sink: Sink, count: int) -> None:
+    def _copy(self, sink: Content, count: int) -> None:
         self._left -= count
         while count:
             self._demand()

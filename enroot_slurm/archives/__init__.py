@@ -1,0 +1,1 @@
+"""Images that are in no registry: archives, layouts and daemons."""
