@@ -15,16 +15,17 @@ import json
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from enroot_slurm.housekeeping.inventory import KINDS, inventory
+from enroot_slurm.housekeeping.inventory import KINDS, Inventory, inventory
 from enroot_slurm.slurm.account import DOORS, RESULTS
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
+    from enroot_slurm.cache.tree import CacheFile
     from enroot_slurm.housekeeping.collector import CollectorLimits
 
 __all__ = ["State", "cache_text", "count", "node_text"]
@@ -32,16 +33,18 @@ __all__ = ["State", "cache_text", "count", "node_text"]
 PREFIX = "enroot_slurm_"
 BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Seconds."""
-_PHASES = {"total": "seconds", "wait": "wait"}
+_PHASES = {"total": "seconds", "wait": "wait", "resolve": "resolve", "download": "download", "convert": "convert"}
 _MAX_HOSTS = 20
 """Whatever is asked for: each makes time series of its own; all others are "other"."""
 _HOST = re.compile(r"[a-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9a-f:.]{2,45}\](?::[0-9]{1,5})?", re.ASCII)
 _MAX_NUMBER = 1e15
+_SILENT = 60.0  # seconds
+_SLOT = "slot-"
 _HELP = {
     "imports_total": ("counter", "Images that were asked for, by what became of it and by who asked."),
     "import_seconds": (
         "histogram",
-        "Time until an image was there that had to be imported; wait: for other processes.",
+        "Time until an image was there that had to be imported, and of its phases; convert overlaps with download.",
     ),
     "downloaded_bytes_total": ("counter", "Bytes that came from registries; none for what a cache had."),
     "gc_removed_bytes_total": ("counter", "Bytes that collections have removed."),
@@ -55,6 +58,8 @@ _HELP = {
     "cache_filesystem_free_bytes": ("gauge", "What is left for the cache on its file system."),
     "cache_leased_images": ("gauge", "Images in use by jobs."),
     "cache_pinned_images": ("gauge", "Images that are pinned."),
+    "locks_held": ("gauge", "Locks that processes hold, on all nodes that share the cache."),
+    "imports_running": ("gauge", "Imports that convert layers, on all nodes that share the cache."),
     "cache_writing": ("gauge", "Files that are being written, or were when their process was killed."),
 }
 
@@ -108,7 +113,15 @@ def cache_text(root: Path, limits: CollectorLimits) -> str:
     values[_name("cache_leased_images")] = sum(bool(image.leases) for image in found.images)
     values[_name("cache_pinned_images")] = sum(image.pinned for image in found.images)
     values[_name("cache_writing")] = len(found.temporaries)
+    held = [Path(note.path).name for note in found.notes if note.path.endswith(".holder") and _beats(found, note)]
+    values[_name("locks_held")] = len(held)
+    values[_name("imports_running")] = sum(name.startswith(_SLOT) for name in held)
     return _text(values)
+
+
+def _beats(found: Inventory, note: CacheFile) -> bool:
+    """Whether a holder's file has changed lately: one whose process was killed stays."""
+    return found.time - note.mtime < _SILENT
 
 
 def _amounts(event: Mapping[str, Any], hosts: list[str]) -> Iterator[tuple[str, float, bool]]:
@@ -118,7 +131,9 @@ def _amounts(event: Mapping[str, Any], hosts: list[str]) -> Iterator[tuple[str, 
         door, result = event["door"], event["result"]
         if door not in DOORS or result not in RESULTS:
             raise ValueError("unknown words")
-        phases = {phase: _number(event[key]) for phase, key in _PHASES.items()}
+        phases = {phase: _number(event[key]) for phase, key in _PHASES.items() if key in event}
+        if "total" not in phases:
+            raise ValueError("no time")
         size, host = _number(event["bytes"]), _known(event["host"], hosts)
         yield _name("imports_total", door=door, result=result), 1, True
         yield _name("downloaded_bytes_total", host=host), size, True

@@ -38,6 +38,8 @@ _RESULTS = (
 RESULTS = ("ok", "reused", *(name for _, name in _RESULTS))
 """The outcomes of imports."""
 
+_RESOLVING = ("resolving ", "verifying ", "reading ")
+
 
 class _Made(Protocol):
     """A `CachedImage` or an `ImportResult`."""
@@ -75,7 +77,18 @@ def accounted(
     finally:
         seconds, wait = time.monotonic() - meter.begun, meter.waited
         host = _host(uri)
-        events.add("import", door=door, result=result, seconds=seconds, wait=wait, bytes=meter.bytes, host=host)
+        events.add(
+            "import",
+            door=door,
+            result=result,
+            seconds=seconds,
+            wait=wait,
+            resolve=meter.resolved,
+            download=meter.downloaded,
+            convert=max(0.0, seconds - wait - meter.resolved),
+            bytes=meter.bytes,
+            host=host,
+        )
         told = {"job": job} if job else {}
         told |= {"image": uri, "outcome": result, "door": door}
         if image is not None:
@@ -114,23 +127,42 @@ class _Meter(Relay):
         """That came from a registry."""
         self._waiting = 0.0  # since when, if it does
         self._waited = 0.0
+        self._resolving = 0.0  # likewise
+        self._resolved = 0.0
+        self._first = self._last = 0.0  # when bytes came
 
     @property
     def waited(self) -> float:
         """Seconds for which other processes were waited for."""
         return self._waited + (time.monotonic() - self._waiting if self._waiting else 0.0)
 
+    @property
+    def resolved(self) -> float:
+        """Seconds for which the registry was asked for manifests and signatures."""
+        return self._resolved + (time.monotonic() - self._resolving if self._resolving else 0.0)
+
+    @property
+    def downloaded(self) -> float:
+        """Seconds from the first byte of a blob to the last one; layers are converted meanwhile."""
+        return self._last - self._first
+
     def phase(self, name: str) -> None:
         """Pass it on; no wait goes on."""
         self._waited, self._waiting = self.waited, 0.0
+        self._resolved, self._resolving = self.resolved, 0.0
+        if name.startswith(_RESOLVING):
+            self._resolving = time.monotonic()
         super().phase(name)
 
     def waiting(self, text: str) -> None:
         """Pass it on; a wait begins or goes on."""
+        self._resolved, self._resolving = self.resolved, 0.0
         self._waiting = self._waiting or time.monotonic()
         super().waiting(text)
 
     def received(self, count: int) -> None:
         """Pass it on, and count it."""
         self.bytes += count
+        self._last = time.monotonic()
+        self._first = self._first or self._last
         super().received(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from support.command import enroot_slurm as run
 from support.images import Image, Layer
 from support.tools import require_root, require_tools
 
+from enroot_slurm.cache.directory import CacheDirectory
+from enroot_slurm.cache.locks import Locks
 from enroot_slurm.errors import IntegrityError, NotFound
 from enroot_slurm.housekeeping.metrics import State, count, node_text
 from enroot_slurm.slurm.account import DOORS, RESULTS, accounted
@@ -36,6 +39,9 @@ def event(**fields) -> bytes:
         "result": "ok",
         "seconds": 2.5,
         "wait": 0,
+        "resolve": 0.5,
+        "download": 1.5,
+        "convert": 2.0,
         "bytes": 10,
         "host": "a.b",
     }
@@ -55,6 +61,9 @@ def test_imports_are_counted():
         'enroot_slurm_import_seconds_bucket{le="+Inf",phase="total"} 2',
         'enroot_slurm_import_seconds_count{phase="wait"} 2',
         'enroot_slurm_import_seconds_sum{phase="total"} 702.5',
+        'enroot_slurm_import_seconds_sum{phase="resolve"} 1',
+        'enroot_slurm_import_seconds_sum{phase="download"} 3',
+        'enroot_slurm_import_seconds_sum{phase="convert"} 4',
     ):
         assert line in text.splitlines()
     check(text)
@@ -151,4 +160,10 @@ def test_the_site(push, import_environment, tmp_path):
     assert told.returncode == 0, told.stderr
     assert 'enroot_slurm_cache_objects{kind="image"} 1\n' in told.stdout
     assert 'enroot_slurm_cache_limit_bytes{mark="high"} ' in told.stdout
+    assert "enroot_slurm_imports_running 0\n" in told.stdout
+    locks = Locks(CacheDirectory(Path(cache)))
+    with locks.lock("slot-n1-0").attempt(), locks.lock("image-x").attempt():
+        told = run("metrics", "--site", environment=environ)
+    assert "enroot_slurm_imports_running 1\n" in told.stdout
+    assert "enroot_slurm_locks_held 2\n" in told.stdout
     check(told.stdout)
