@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.command import enroot_slurm as run
+from support.command import wait_for
 from support.images import Image, Layer
 from support.tools import require_root, require_tools
 
@@ -163,6 +164,7 @@ def test_the_site(push, import_environment, tmp_path):
     assert "enroot_slurm_imports_running 0\n" in told.stdout
     locks = Locks(CacheDirectory(Path(cache)))
     with locks.lock("slot-n1-0").attempt(), locks.lock("image-x").attempt():
+        wait_for(lambda: len(list(Path(cache).glob("locks/*.holder"))) == 2)
         told = run("metrics", "--site", environment=environ)
     assert "enroot_slurm_imports_running 1\n" in told.stdout
     assert "enroot_slurm_locks_held 2\n" in told.stdout
