@@ -170,7 +170,10 @@ def index_entries(document: Mapping[str, Any]) -> list[IndexEntry]:
         descriptor = _descriptor(entry, f"manifest {i}")
         annotations = entry.get("annotations", {})
         annotations = annotations if isinstance(annotations, dict) else {}
-        if entry.get("artifacttype", "") not in {*_IMAGES, ""}:
+        artifact = entry.get("artifacttype", "")
+        if not isinstance(artifact, str):
+            raise IntegrityError(f"the artifactType of manifest {i} in the image index is not a string")
+        if artifact not in {*_IMAGES, ""}:
             continue  # another artifact
         if annotations.get("vnd.docker.reference.type") is not None:
             continue  # an attestation, which refers to an image

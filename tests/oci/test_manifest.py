@@ -93,6 +93,8 @@ def test_layers_of_all_kinds(base):
         (image(Manifests=[]), m.OCI_MANIFEST, "read in two ways"),
         (image(config=descriptor("", Digest=D)), m.OCI_MANIFEST, "'Digest' twice"),
         (index(entry("amd64", ArtifactType="", artifactType="application/x")), m.OCI_INDEX, "twice"),
+        (index(entry("amd64", artifactType=[])), m.OCI_INDEX, "not a string"),
+        (index(entry("amd64", artifactType={"a": 1})), m.OCI_INDEX, "not a string"),
         (index(entry(platform={"os": "linux", "architecture": "amd64", "OS": "windows"})), m.OCI_INDEX, "'OS' twice"),
         (b'{"schemaVersion":2,"x":NaN}', m.OCI_MANIFEST, "NaN"),
         (json.dumps(image()).encode("utf-16"), m.OCI_MANIFEST, "not valid JSON"),
