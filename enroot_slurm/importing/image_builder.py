@@ -20,6 +20,7 @@ from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.progress import size_text
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.squashfs.format.superblock import Superblock
+from enroot_slurm.system.checksum import Checksum
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class ImageBuilder:
             file.discard()
         manifest = resolution.manifest(digest)
         with file.draft(place) as image:
-            self.convert(manifest, image)
+            checksum = Checksum()
+            self.convert(manifest, image, checksum)
             resolution.progress.phase(f"publishing {digest.short}")
             known = Sidecar(
                 uri=lookup.reference.provenance,
@@ -85,16 +87,16 @@ class ImageBuilder:
                 options=resolution.config.squash_options.recipe,
                 size=0,
                 mtime_ns=0,
-                sha256="",
+                checksum=str(checksum),
                 created=0,
                 public=place.public or resolution.repository.anonymous,
                 version=__version__,
             )
             sidecar = file.publish(image, place, known)
-        return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=False)
+        return CachedImage(file.path, digest, sidecar.uri, sidecar.size, sidecar.checksum, sidecar.public, reused=False)
 
-    def convert(self, manifest: Manifest, image: Draft) -> None:
-        """Make *image* of *manifest*, when it is this process' turn on this node.
+    def convert(self, manifest: Manifest, image: Draft, checksum: Checksum | None = None) -> None:
+        """Make *image* of *manifest*, when it is this process' turn on this node; *checksum* becomes the file's.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
         """
@@ -138,7 +140,7 @@ class ImageBuilder:
                 warn=resolution.progress.warn,
             )
             try:
-                conversion.run(image)
+                conversion.run(image, checksum)
             finally:
                 self.fetched |= conversion.fetched
 

@@ -46,8 +46,8 @@ class CachedImage(NamedTuple):
     """The name that the image was first imported by, as its /etc/rc has it."""
     size: int
     """Bytes."""
-    sha256: str
-    """Of the file, in hexadecimal digits."""
+    checksum: str
+    """Of the file, ``crc32:HEX`` as `system.checksum` has it; ``sha256:HEX`` for images of earlier versions."""
     public: bool
     """Whether it was fetched without credentials, or with the site's."""
     reused: bool
@@ -182,7 +182,7 @@ class Lookup(NamedTuple):
                 continue
             if sidecar is not None and sidecar.digest == str(digest):
                 return CachedImage(
-                    file.path, digest, sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public, reused=True
+                    file.path, digest, sidecar.uri, sidecar.size, sidecar.checksum, sidecar.public, reused=True
                 )
         return None
 
