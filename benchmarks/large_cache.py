@@ -84,7 +84,7 @@ def fill(root: Path, images: int, leases: int, jobs: int) -> None:
         status = file.path.stat()
         known = Sidecar(
             *(f"docker://registry.example#team/app:{number}", str(digest), "linux/amd64", "-comp zstd"),
-            *(status.st_size, status.st_mtime_ns, "0" * 64, int(used), True, "1"),
+            *(status.st_size, status.st_mtime_ns, f"crc32:{'0' * 64}", int(used), True, "1"),
         )
         file.sidecar.write_bytes(bytes(known))
         os.utime(file.sidecar, (used, used))

@@ -36,7 +36,6 @@ _FORMAT = 1
 """To be raised when images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
 _PUBLISHING = 1.0  # seconds between the names of a sidecar and of its image at most, unless the process was killed
-_READ = 4 << 20
 
 
 class Unusable(StorageError):
@@ -55,7 +54,8 @@ class Sidecar(NamedTuple):
     size: int
     """Bytes."""
     mtime_ns: int
-    sha256: str
+    checksum: str
+    """``crc32:HEX`` as `system.checksum` has it; ``sha256:HEX`` for images of earlier versions."""
     created: int
     """Seconds since 1970."""
     public: bool
@@ -69,6 +69,8 @@ class Sidecar(NamedTuple):
     def parse(cls, content: bytes) -> Sidecar:
         """The sidecar in *content*.  Raises: ValueError."""
         fields = json.loads(content)
+        if isinstance(fields, dict) and "sha256" in fields:  # of an earlier version
+            fields["checksum"] = f"sha256:{fields.pop('sha256')}"
         if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
             raise ValueError("not a sidecar of this version")
         if set(fields) | {"endpoint"} != set(cls._fields):
@@ -148,22 +150,16 @@ class ImageFile(NamedTuple):
         return place.draft(self.path, self.path.name[7:19])
 
     def publish(self, file: Draft, place: CacheDirectory, like: Sidecar) -> Sidecar:
-        """Give the complete image *file* its name; what *like* says of it, with its size, time and hash.
+        """Give the complete image *file* its name; what *like* says of it, with its size and time.
 
         Raises: OSError.
         """
         # 0444 for everybody's, since the owner writes it no more either.
         os.fchmod(file.fd, 0o444 if place.public else 0o400)
-        import threading  # noqa: PLC0415
-
-        syncing = threading.Thread(target=_quietly_sync, args=(file.fd,), daemon=True)
-        syncing.start()  # the disk works while we hash
-        sha256 = _sha256(file.fd)
-        syncing.join()
+        with contextlib.suppress(OSError):
+            os.fsync(file.fd)  # before its time is read, which a server may set when it gets the data
         status = os.fstat(file.fd)
-        sidecar = like._replace(
-            size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256, created=int(time.time())
-        )
+        sidecar = like._replace(size=status.st_size, mtime_ns=status.st_mtime_ns, created=int(time.time()))
         deadline = time.monotonic() + _PUBLISHING
         while True:
             late = time.monotonic() > deadline
@@ -202,20 +198,3 @@ def _check_directory(path: Path, owners: set[int]) -> None:
         raise Untrusted(f"{path} belongs to user {status.st_uid}", hint=f"Run: chown {max(owners)} {path}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Untrusted(f"{path} is writable by others", hint=f"Run: chmod go-w {path}")
-
-
-def _sha256(fd: int) -> str:
-    import hashlib  # noqa: PLC0415 - a hit has no use for it
-
-    hasher = hashlib.sha256()
-    buffer = memoryview(bytearray(_READ))
-    at = 0
-    while count := os.preadv(fd, [buffer], at):
-        hasher.update(buffer[:count])
-        at += count
-    return hasher.hexdigest()
-
-
-def _quietly_sync(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.fsync(fd)

@@ -119,7 +119,9 @@ class Verifier:
             return
         if item.sidecar.digest != item.digest:
             raise _DamageError(f"its sidecar is that of {Digest.parse(item.sidecar.digest)}")
-        if self._hash(item.files[0], "sha256") != item.sidecar.sha256:
+        algorithm, _, stated = item.sidecar.checksum.partition(":")
+        found = self._hash if algorithm == "sha256" else self._checksum
+        if found(item.files[0]) != stated:
             raise _DamageError(_FLIPPED)
 
     def _check_layer(self, item: Item) -> None:
@@ -132,10 +134,7 @@ class Verifier:
             raise _DamageError("its sidecar can't be understood") from None
         if not known.is_of(item.digest, image.size, image.identity[-1]):
             raise _DamageError("it is not the file that was published: its sidecar says another size or time")
-        checksum = Checksum()
-        for chunk in self._content(image):
-            checksum.add(chunk)
-        if checksum.hexdigest() != known.crc32:
+        if self._checksum(image) != known.crc32:
             raise _DamageError(_FLIPPED)
 
     def _missing(self, item: Item, otherwise: str) -> None:
@@ -144,7 +143,13 @@ class Verifier:
             raise _DamageError(f"it {otherwise}")
         raise _DamageError("it has no sidecar" if item.files[0].path == item.path else "there is a sidecar only")
 
-    def _hash(self, entry: CacheFile, algorithm: str) -> str:
+    def _checksum(self, entry: CacheFile) -> str:
+        checksum = Checksum()
+        for chunk in self._content(entry):
+            checksum.add(chunk)
+        return checksum.hexdigest()
+
+    def _hash(self, entry: CacheFile, algorithm: str = "sha256") -> str:
         hasher = hashlib.new(algorithm)
         for chunk in self._content(entry):
             hasher.update(chunk)

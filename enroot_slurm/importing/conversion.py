@@ -75,14 +75,14 @@ class Conversion:
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
-    def run(self, image: Draft) -> None:
-        """Write *image*.
+    def run(self, image: Draft, checksum: Checksum | None = None) -> None:
+        """Write *image*; *checksum* becomes the file's.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError and what else the download raises.
         """
         for _ in range(_MAX_REPAIRS):
             try:
-                self._run(image)
+                self._run(image, checksum)
             except CachedBlobDamaged as error:
                 self._progress.warn(f"{error}; it is fetched again")
             else:
@@ -92,25 +92,25 @@ class Conversion:
             hint=f"Check the file system of {self._config.cache_path}, or set ENROOT_CACHE_PATH to another one.",
         )
 
-    def _run(self, image: Draft) -> None:
+    def _run(self, image: Draft, checksum: Checksum | None) -> None:
         if self._config.layer_cache and self._layers:
             try:
-                self._link(image)
+                self._link(image, checksum)
             except LinkAcrossLayers:
                 pass  # such a layer has no image of its own
             except CannotJoin as error:
                 self._progress.warn(f"{error}; the layers are converted together instead")
             else:
                 return
-        self._stream(image)
+        self._stream(image, checksum)
 
-    def _stream(self, image: Draft) -> None:
+    def _stream(self, image: Draft, checksum: Checksum | None) -> None:
         """Write all layers into *image* at once."""
         workload = Workload(self._progress, _sizes(self._layers))
         with self._workshop() as workshop, self._sources(self._layers[::-1], workload) as streams:
 
             def write(*, planned: bool) -> None:
-                with workshop.image(image) as (writer, stack):
+                with workshop.image(image, checksum) as (writer, stack):
                     merge = Merge(writer, self._rc, self._created, limit=self._config.max_unpacked, implied=0)
                     reads = [partial(streams.archive, layer, stack) for layer in reversed(self._layers)]
                     for layer, read in zip(reversed(self._layers), _one_ahead(reads), strict=True):
@@ -126,8 +126,9 @@ class Conversion:
                 _as_needed(write)
             except OSError as error:
                 raise unwritten(image.path, error) from None
+            self._tell(workshop.hint)
 
-    def _link(self, image: Draft) -> None:
+    def _link(self, image: Draft, checksum: Checksum | None) -> None:
         """Make an image of each layer that has none, and join them to *image*.
 
         Raises: CannotJoin, LinkAcrossLayers.
@@ -147,6 +148,7 @@ class Conversion:
             with self._workshop() as workshop, self._sources(biggest_first, workload) as streams:
                 tasks = [cached[layer.diff_id] for layer in biggest_first]
                 self._make(workshop, streams, workload, missing, tasks)
+                self._tell(workshop.hint)
         self._progress.phase(f"joining {len(self._layers)} layers")
         try:
             join_layers(
@@ -158,6 +160,7 @@ class Conversion:
                 time=options.files_time(self._epoch),
                 image_time=options.image_time(self._epoch),
                 copied=workload.copied,
+                checksum=checksum,
             )
             workload.copied(1, 1)
         except CannotJoin:
@@ -237,6 +240,10 @@ class Conversion:
                 streams.finish()
         finally:
             self.fetched |= streams.fetched
+
+    def _tell(self, hint: str) -> None:
+        if hint:
+            self._progress.hint(hint)
 
     def _workshop(self) -> Workshop:
         config = self._config

@@ -20,6 +20,7 @@ from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.progress import size_text
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.squashfs.format.superblock import Superblock
+from enroot_slurm.system.checksum import Checksum
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class ImageBuilder:
             file.discard()
         manifest = resolution.manifest(digest)
         with file.draft(place) as image:
-            self.convert(manifest, image)
+            checksum = Checksum()
+            self.convert(manifest, image, checksum)
             resolution.progress.phase(f"publishing {digest.short}")
             known = Sidecar(
                 uri=resolution.provenance,
@@ -85,7 +87,7 @@ class ImageBuilder:
                 options=resolution.config.squash_options.recipe,
                 size=0,
                 mtime_ns=0,
-                sha256="",
+                checksum=str(checksum),
                 created=0,
                 public=place.public or resolution.repository.anonymous,
                 version=__version__,
@@ -94,15 +96,15 @@ class ImageBuilder:
             sidecar = file.publish(image, place, known)
         return cached_image(file.path, digest, sidecar, reused=False)
 
-    def convert(self, manifest: Manifest, image: Draft) -> None:
-        """Make *image* of *manifest*, when it is this process' turn on this node.
+    def convert(self, manifest: Manifest, image: Draft, checksum: Checksum | None = None) -> None:
+        """Make *image* of *manifest*, when it is this process' turn on this node; *checksum* becomes the file's.
 
         What is wrong may be a mirror's fault: then it is made again without the mirrors.
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError, AccessDenied.
         """
         try:
-            self._convert(manifest, image)
+            self._convert(manifest, image, checksum)
         except IntegrityError as error:
             if (
                 isinstance(error, UnsupportedImage | CachedBlobDamaged)
@@ -110,9 +112,9 @@ class ImageBuilder:
             ):
                 raise
             self._resolution.progress.warn(f"{error}; it is made again without the mirrors")
-            self._convert(manifest, image)
+            self._convert(manifest, image, checksum)
 
-    def _convert(self, manifest: Manifest, image: Draft) -> None:
+    def _convert(self, manifest: Manifest, image: Draft, checksum: Checksum | None) -> None:
         resolution, lookup = self._resolution, self._resolution.lookup
         resolution.progress.phase(f"importing {manifest.digest.short}")
         _check_size(manifest, resolution.config.max_download)
@@ -154,7 +156,7 @@ class ImageBuilder:
                 warn=resolution.progress.warn,
             )
             try:
-                conversion.run(image)
+                conversion.run(image, checksum)
             finally:
                 self.fetched |= conversion.fetched
 

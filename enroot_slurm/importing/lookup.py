@@ -49,8 +49,8 @@ class CachedImage(NamedTuple):
     """The name that the image was first imported by, as its /etc/rc has it."""
     size: int
     """Bytes."""
-    sha256: str
-    """Of the file, in hexadecimal digits."""
+    checksum: str
+    """Of the file, ``crc32:HEX`` as `system.checksum` has it; ``sha256:HEX`` for images of earlier versions."""
     public: bool
     """Whether it was fetched without credentials, or with the site's."""
     reused: bool
@@ -61,7 +61,7 @@ class CachedImage(NamedTuple):
 
 def cached_image(path: Path, digest: Digest, sidecar: Sidecar, *, reused: bool) -> CachedImage:
     """The image at *path*, as *sidecar* describes it."""
-    known = sidecar.uri, sidecar.size, sidecar.sha256, sidecar.public
+    known = sidecar.uri, sidecar.size, sidecar.checksum, sidecar.public
     return CachedImage(path, digest, *known, reused=reused, endpoint=sidecar.endpoint)
 
 

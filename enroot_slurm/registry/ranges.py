@@ -179,29 +179,25 @@ def read_parts(transfer: Download, requests: Requests, streams: Streams) -> Iter
         streams.none_sent(requests.registry)
         yield from transfer.attempt(lambda _: response)
         return
-    began = time.monotonic()
     with response:
         if not _is_part(response, 0, streams.part, transfer.size):
             streams.none_sent(requests.registry)
             return
+        parts = _Parallel(transfer, requests, streams, response.url if response.redirected else "")
         try:
-            for piece in _bounded(response, streams.part):
-                yield transfer.took(piece)
-        except Passing as error:
-            attempts.wait(error)
+            try:
+                yield from parts.first(response)
+            except Passing as error:
+                attempts.wait(error)
+            yield from parts.rest()
         except _Otherwise:
-            return
-    if transfer.done >= streams.fast * (time.monotonic() - began):
-        return  # more than a layer is decoded with: another stream would be of no use
-    url = response.url if response.redirected else ""
-    try:
-        yield from _Parallel(transfer, requests, streams, url).pieces()
-    except _Otherwise:
-        streams.none_sent(requests.registry)
+            streams.none_sent(requests.registry)
+        finally:
+            parts.end()
 
 
 class _Parallel:
-    """The rest of the blob of *transfer*, by requests to *url*, or to the registry if that is empty."""
+    """The parts of the blob of *transfer*, by requests to *url*, or to the registry if that is empty."""
 
     def __init__(self, transfer: Download, requests: Requests, streams: Streams, url: str) -> None:
         self._transfer = transfer
@@ -210,26 +206,53 @@ class _Parallel:
         self._changed = streams.changed
         self._url = url
         self._asking = threading.Lock()
-        self._next = transfer.done
+        self._next = streams.part
         self._parts: collections.deque[_Part] = collections.deque()  # begun, and not yet passed on to their ends
-        self._workers = 0
+        self._workers = self._reading = 1  # this thread, until another one takes its place
         self._error: BaseException | None = None
+        self._begun = False
+        self._broken: _Part | None = None
         self._ended = threading.Event()
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the bytes in order.  Raises: _Otherwise, when what is left has to be had otherwise."""
-        self._start(further=False)
-        try:
-            while not self._transfer.complete:
-                piece = self._piece()
-                yield self._transfer.took(piece)
-        finally:
-            with self._changed:
-                self._ended.set()
-                for part in self._parts:
-                    self._leave(part)
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._workers, _PARTING)
+    def first(self, response: Response) -> Iterator[bytes]:
+        """Yield the first part, which is *response*; others are asked for if it takes its time.
+
+        Raises: Passing, _Otherwise.
+        """
+        late = time.monotonic() + self._streams.part / self._streams.fast
+        for piece in _bounded(response, self._streams.part):
+            if not self._begun and time.monotonic() > late:
+                with self._changed:
+                    self._begun = True
+                    self._grow()
+            yield self._transfer.took(piece)
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield what follows, in order; or nothing, if one stream is enough.
+
+        Raises: _Otherwise, when what is left has to be had otherwise.
+        """
+        if not self._begun:
+            return
+        with self._changed:
+            if self._transfer.done < self._streams.part:  # it broke
+                self._broken = _Part(self._transfer.done, self._streams.part, has_room=False)
+                self._parts.appendleft(self._broken)
+            self._workers -= 1
+            self._reading = 0
+            self._start(further=False)
+        while not self._transfer.complete:
+            piece = self._piece()
+            yield self._transfer.took(piece)
+
+    def end(self) -> None:
+        """End all threads."""
+        with self._changed:
+            self._ended.set()
+            for part in self._parts:
+                self._leave(part)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._workers == self._reading, _PARTING)
 
     def _piece(self) -> bytes:
         """The next bytes, when they are there."""
@@ -253,8 +276,7 @@ class _Parallel:
         self._changed.notify_all()
 
     def _start(self, *, further: bool) -> None:
-        with self._changed:
-            self._workers += 1
+        self._workers += 1
         try:
             threading.Thread(target=self._work, args=(further,), name="range", daemon=True).start()
         except RuntimeError:  # no more threads can be had
@@ -280,6 +302,9 @@ class _Parallel:
     def _take(self, *, further: bool) -> _Part | None:
         """The next part to be fetched; None, when this thread is not needed any more."""
         with self._changed:
+            if self._broken and not further:
+                part, self._broken = self._broken, None
+                return part
             while True:
                 if self._ended.is_set() or self._error is not None or self._next == self._transfer.size:
                     return None
@@ -293,9 +318,13 @@ class _Parallel:
             start, self._next = self._next, min(self._next + self._streams.part, self._transfer.size)
             part = _Part(start, self._next, has_room=room)
             self._parts.append(part)
-            if self._next < self._transfer.size and self._workers < self._streams.per_blob and self._streams.another():
-                self._start(further=True)
+            self._grow()
             return part
+
+    def _grow(self) -> None:
+        """One more thread, if there is work and a connection for it."""
+        if self._next < self._transfer.size and self._workers < self._streams.per_blob and self._streams.another():
+            self._start(further=True)
 
     def _fetch(self, part: _Part) -> None:
         retries = self._requests.retries()

@@ -160,6 +160,7 @@ class Server:
             self._refuse_page(response, body=True)
             return response
         if response.redirected and response.status in {401, 403, 410}:
+            response.error_body()
             raise Passing(f"the link that {self._reference.registry} gave has expired")
         error = self._refusal(response, f"blob {descriptor.digest}")
         error.hint = refusals.foreign_hint(descriptor) or error.hint

@@ -31,6 +31,10 @@ class Checksum:
 
     def __init__(self) -> None:
         self._crc32 = _crc32()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that was added."""
         self._sums = array("I")  # of whole steps
         self._sum = 0  # of the one that has begun
         self._left = _STEP
@@ -44,6 +48,17 @@ class Checksum:
             self._sum, self._left = 0, _STEP
         self._sum = self._crc32(view, self._sum)
         self._left -= len(view)
+
+    def add_zeros(self, end: int) -> None:
+        """The file goes on with zeros, up to the byte *end*."""
+        while (left := end - self._at) > 0:
+            self.add(bytes(min(left, _STEP)))
+
+    def add_part(self, fd: int, at: int, length: int) -> None:
+        """The file goes on with *length* bytes of *fd*, from *at* on.  Raises: OSError."""
+        while length and (data := os.pread(fd, min(length, _STEP), at)):
+            self.add(data)
+            at, length = at + len(data), length - len(data)
 
     def add_rest(self, fd: int) -> None:
         """The file goes on with what is in *fd* from here to its end.  Raises: OSError."""
@@ -63,6 +78,10 @@ class Checksum:
             self._sums[0] = head
         else:
             self._sum = head
+
+    def __str__(self) -> str:
+        """As sidecars have it: ``crc32:HEX``."""
+        return f"crc32:{self.hexdigest()}"
 
     def hexdigest(self) -> str:
         """The checksum of all that was added: 64 hexadecimal digits."""

@@ -40,7 +40,7 @@ def look(file):
 def publish(file, place, content):
     with file.draft(place) as draft:
         write_all(draft.fd, content)
-        return file.publish(draft, place, LIKE)
+        return file.publish(draft, place, LIKE._replace(checksum=f"sha256:{Digest.of(content).hex}"))
 
 
 def test_what_is_published_is_found(file, place):
@@ -49,7 +49,7 @@ def test_what_is_published_is_found(file, place):
     sidecar = publish(file, place, b"content")
     assert look(file) == sidecar
     assert (sidecar.size, sidecar.digest) == (7, str(DIGEST))
-    assert sidecar.sha256 == Digest.of(b"content").hex
+    assert sidecar.checksum == f"sha256:{Digest.of(b'content').hex}"
     assert abs(sidecar.created - time.time()) < 60
     assert sorted(p.name for p in file.path.parent.iterdir()) == [file.sidecar.name, file.path.name]
     assert file.path.stat().st_mode & 0o777 == 0o400
@@ -83,7 +83,7 @@ def test_many_publish_at_once(file, place):
             with contextlib.suppress(Unusable):  # between the names of a sidecar and of its image
                 if (sidecar := look(file)) is not None:
                     with contextlib.suppress(FileNotFoundError):
-                        seen.add((sidecar.sha256, Digest.of(file.path.read_bytes()).hex))
+                        seen.add((sidecar.checksum, f"sha256:{Digest.of(file.path.read_bytes()).hex}"))
 
     results = []
     threads = [
@@ -100,7 +100,7 @@ def test_many_publish_at_once(file, place):
     assert len(results) == 20
     assert len(set(results)) == 1
     assert look(file) == results[0]
-    assert {stated for stated, _ in seen} <= {results[0].sha256}
+    assert {stated for stated, _ in seen} <= {results[0].checksum}
     assert all(stated == found for stated, found in seen)
     assert len(list(file.path.parent.iterdir())) == 2
 

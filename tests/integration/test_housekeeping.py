@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from support.cache import DAY, files_of, set_age
+from support.cache import DAY, checksum_of, files_of, set_age
 from support.command import COMMAND, Running, enroot_slurm, processes_of, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
@@ -120,9 +120,7 @@ def test_what_is_in_a_cache(push, run, read, cache, tmp_path) -> None:
     first = found[uris[0]]
     [path] = cache.glob(f"images/*/*/sha256-{first['digest'][7:]}.sqsh")
     assert first["path"] == str(path.relative_to(cache))
-    assert (
-        first["sha256"] == subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout[:64]
-    )
+    assert first["checksum"] == checksum_of(path)
     assert (first["image_size"], first["pinned"], first["leases"]) == (path.stat().st_size, False, [])
     table = run("list").stdout.splitlines()
     assert len(table) == 3
@@ -374,8 +372,35 @@ while True:
         break
     except FileNotFoundError:
         print("again", file=sys.stderr)
-print(image.path, image.sha256)
+print(image.path, image.checksum)
 """
+
+
+@pytest.mark.parametrize("joined", ["yes", "no"])
+def test_verify_finds_any_flipped_byte(joined, push, run, cache, import_environment) -> None:
+    """In the first block, in the data and in the tables, of an image that was joined or streamed; also if it is old."""
+    import_environment["ENROOT_SLURM_LAYER_CACHE"] = joined
+    uri = push(image(1, 2, size=1_500_000))
+    result = enroot_slurm("get", uri, environment=import_environment)
+    assert result.returncode == 0, result.stderr
+    path = Path(result.stdout.strip())
+    sidecar = path.with_suffix(".json")
+    known = json.loads(sidecar.read_bytes())
+    assert known["checksum"] == checksum_of(path)
+    old = {name: value for name, value in known.items() if name != "checksum"}
+    old["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    status, size = path.stat(), path.stat().st_size
+    path.chmod(0o600)
+    for says in (known, old):
+        sidecar.write_text(json.dumps(says))
+        run("verify", uri)
+        for at in (700, size // 2, size - 5000):
+            with path.open("r+b") as file:
+                for status_wanted in (6, 0):
+                    byte = os.pread(file.fileno(), 1, at)[0]
+                    os.pwrite(file.fileno(), bytes([byte ^ 0x10]), at)
+                    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+                    run("verify", uri, status=status_wanted)
 
 
 def test_collecting_while_others_import(push, run, cache, tmp_path, import_environment) -> None:
@@ -410,8 +435,8 @@ def test_collecting_while_others_import(push, run, cache, tmp_path, import_envir
     assert len(set(removed)) == len(removed)
     for seed in range(5):
         assert {b"f%d" % n for n in (seed, seed + 1)} <= read_tree(tmp_path / f"{seed}.sqsh").keys()
-        path, sha256 = outputs[5 + seed][0].split()
-        assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == sha256
+        path, checksum = outputs[5 + seed][0].split()
+        assert checksum_of(Path(path)) == checksum
     assert unfinished(cache) == []
 
 

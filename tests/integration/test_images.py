@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.cache import checksum_of
 from support.command import COMMAND, Running, enroot_slurm, serve, wait_for
 from support.corner_cases import noise
 from support.fault_registry import FaultRegistry
@@ -105,9 +106,7 @@ def test_get_prints_the_path_and_asks_little(faulty, get, cache, import_environm
     assert asked(faulty, before) == [("HEAD", "manifests/1")]
     known = json.loads(second.stdout)
     assert (known["path"], known["size"], known["reused"]) == (str(path), status.st_size, True)
-    assert (
-        known["sha256"] == subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True).stdout[:64]
-    )
+    assert known["checksum"] == checksum_of(path)
     before = len(faulty.requests)
     third = get("-q", f"{uri}@{known['digest']}")
     assert (third.stdout, third.stderr) == (first.stdout, "")

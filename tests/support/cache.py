@@ -16,7 +16,7 @@ from enroot_slurm.system.publish import write_all
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["RECIPE", "FilledCache", "files_of", "set_age"]
+__all__ = ["RECIPE", "FilledCache", "checksum_of", "files_of", "set_age"]
 
 RECIPE = "0123456789abcdef"
 DAY = 86400.0
@@ -37,6 +37,13 @@ def files_of(root: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+def checksum_of(path: Path) -> str:
+    """What a sidecar says of the content of the file *path*."""
+    checksum = Checksum()
+    checksum.add(path.read_bytes())
+    return str(checksum)
+
+
 class FilledCache:
     """The cache *root*; methods put something into it, *age* seconds old."""
 
@@ -50,11 +57,13 @@ class FilledCache:
         self.place.directory("images", RECIPE, "linux-amd64")
         file: ImageFile = image_file(self.root, RECIPE, "linux-amd64", digest)
         like = Sidecar(f"docker://reg#{name}:1", str(digest), "linux/amd64", "-comp zstd", 0, 0, "", 0, True, "1")
+        checksum = Checksum()
+        checksum.add(name.encode().ljust(size, b"."))
+        like = like._replace(checksum=str(checksum))
         with file.draft(self.place) as draft:
             write_all(draft.fd, name.encode().ljust(size, b"."))
             set_age(draft.path, age)
             file.publish(draft, self.place, like)
-        # Hashing has read it just now.
         os.utime(file.path, ns=(file.path.stat().st_mtime_ns, file.path.stat().st_mtime_ns))
         set_age(file.sidecar, age)
         return file.path

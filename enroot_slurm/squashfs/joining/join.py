@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from enroot_slurm.squashfs.format.superblock import Superblock
+    from enroot_slurm.system.checksum import Checksum
     from enroot_slurm.system.publish import Draft
 
 __all__ = ["join_layers"]
@@ -42,6 +43,7 @@ def join_layers(
     time: int | None = None,
     image_time: int | None = None,
     copied: Callable[[int, int], object] = lambda _done, _total: None,
+    checksum: Checksum | None = None,
 ) -> Superblock:
     """Write the image of *layers*, whose first is the top one, below *directories* (0755) and *files* (0644).
 
@@ -49,6 +51,7 @@ def join_layers(
     time        the time that all files get; None leaves the layers' files theirs
     image_time  the time that the image gets
     copied      is told how many bytes of all have been copied, by another thread
+    checksum    becomes that of the image
 
     Raises: CannotJoin, when a layer image is not what the linker understands; StorageError.
     What is left in *output* then is no image.
@@ -64,7 +67,7 @@ def join_layers(
         images.insert(0, rc_image(images[0].recipe, directories, files, now if time is None else time))
         stack.callback(os.close, images[0].fd)
         try:
-            return _Link(images, image_time, time, copied).write(output)
+            return _Link(images, image_time, time, copied, checksum).write(output)
         except OSError as error:
             raise unwritten(output.path, error) from None
 
@@ -73,7 +76,12 @@ class _Link:
     """One link of *images*, with the rc layer first."""
 
     def __init__(
-        self, images: list[LayerImage], now: int, time: int | None, copied: Callable[[int, int], object]
+        self,
+        images: list[LayerImage],
+        now: int,
+        time: int | None,
+        copied: Callable[[int, int], object],
+        checksum: Checksum | None,
     ) -> None:
         self._images = images
         self._recipe = images[0].recipe
@@ -81,6 +89,7 @@ class _Link:
         self._now = now
         self._time = time
         self._copied = copied
+        self._checksum = checksum
         self._overlay = Overlay(images)
         self._placement = Placement(self._overlay, images, SUPERBLOCK_SIZE + len(self._recipe.options))
 
@@ -97,10 +106,15 @@ class _Link:
                 raise
         # Last, so that an image that is not complete is none.
         write(output.fd, 0, [bytes(superblock), self._recipe.options])
+        if self._checksum is not None:
+            self._checksum.add_rest(output.fd)
+            self._checksum.rewrite_head(output.fd)
         return superblock
 
     def _copy(self, fd: int, stop: threading.Event) -> None:
         done, start = 0, SUPERBLOCK_SIZE + len(self._recipe.options)
+        if self._checksum is not None:
+            self._checksum.clear()
         for image, relocation in zip(self._images, self._placement.relocations, strict=True):
             transfer = FileCopy(image.fd, fd)
             for extent in relocation.extents:
@@ -108,6 +122,11 @@ class _Link:
                 for count in transfer.copy(*extent):
                     if stop.is_set():
                         return
+                    if self._checksum is not None:
+                        # From the layer: an image that shares its blocks would have to be read from the disk again.
+                        passed = extent.length - left
+                        self._checksum.add_zeros(extent.target + passed)
+                        self._checksum.add_part(image.fd, extent.source + passed, count)
                     left -= count
                     done += count
                     self._copied(done, self._placement.end - start)

@@ -47,6 +47,7 @@ class Blocks:
         self._pool = pool
         self._checksum = checksum
         if checksum is not None:
+            checksum.clear()
             checksum.add(bytes(at))
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._bytes = 0  # in blocks that wait

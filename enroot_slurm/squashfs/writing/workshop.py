@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
 from enroot_slurm.squashfs.writing.compressors import compressor_of
+from enroot_slurm.squashfs.writing.thrift import Compressing
 from enroot_slurm.squashfs.writing.writer import ImageWriter
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Workshop:
         self._options = options
         self._now = now if epoch is None else epoch
         self._epoch = epoch
-        self._pool = ThreadPoolExecutor(options.processors or processors, "squash")
+        threads = options.processors or processors
+        self._pool = ThreadPoolExecutor(threads, "squash")
+        self._compressing = Compressing(options, threads)
         self._writers: set[ImageWriter] = set()
         self._ended = False
 
@@ -47,9 +50,19 @@ class Workshop:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
-    def image(self, file: Draft) -> Iterator[tuple[ImageWriter, contextlib.ExitStack]]:
-        """The writer of an image in *file*, and a stack that ends before it does."""
-        image = ImageWriter(file, self._options, self._pool, now=self._now, time=self._epoch)
+    def image(
+        self, file: Draft, checksum: Checksum | None = None
+    ) -> Iterator[tuple[ImageWriter, contextlib.ExitStack]]:
+        """The writer of an image in *file*, and a stack that ends before it does; *checksum* becomes the file's."""
+        image = ImageWriter(
+            file,
+            self._options,
+            self._pool,
+            now=self._now,
+            time=self._epoch,
+            checksum=checksum,
+            counted=self._compressing.counted,
+        )
         with image as writer, self._begun(writer) as stack:
             yield writer, stack
 
@@ -59,7 +72,9 @@ class Workshop:
 
         *checksum* becomes that of the file.
         """
-        image = ImageWriter(file, self._options.for_layers, self._pool, checksum=checksum)
+        image = ImageWriter(
+            file, self._options.for_layers, self._pool, checksum=checksum, counted=self._compressing.counted
+        )
         with image as writer, self._begun(writer) as stack:
             yield writer, stack
 
@@ -71,6 +86,11 @@ class Workshop:
             if self._ended:  # it was begun while the others were ended
                 writer.kill()
             yield stack
+
+    @property
+    def hint(self) -> str:
+        """What a person should know of the time that compressing has taken up to now, or nothing."""
+        return self._compressing.hint()
 
     def kill(self) -> None:
         """End all images that are being written; whoever writes gets ConversionError."""

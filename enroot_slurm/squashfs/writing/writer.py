@@ -26,6 +26,7 @@ from enroot_slurm.squashfs.writing.files import Files
 from enroot_slurm.squashfs.writing.names import Names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
     from types import TracebackType
 
@@ -55,6 +56,7 @@ class ImageWriter:
     now   seconds since 1970: the time of the image, where the options have none
     time  the time that all files get, likewise; None leaves them theirs
     checksum  becomes that of the image
+    counted   makes of the function that compresses one that is counted
 
     What *image* holds already is overwritten.  Used as a context manager.  Raises: ConversionError, OSError;
     IntegrityError, for what no image can hold.
@@ -69,6 +71,7 @@ class ImageWriter:
         now: int = 0,
         time: int | None = None,
         checksum: Checksum | None = None,
+        counted: Callable[[Callable[[bytes], bytes]], Callable[[bytes], bytes]] = lambda compress: compress,
     ) -> None:
         self._options = options
         image_time = options.image_time(None)
@@ -84,7 +87,7 @@ class ImageWriter:
         image.clear()
         self._nodes = tempfile.TemporaryFile(dir=image.path.parent, buffering=1 << 18)  # noqa: SIM115  until __exit__
         start = SUPERBLOCK_SIZE + len(self._compressor.options)
-        self._blocks = Blocks(self._fd, start, self._compressor.compress, pool, checksum)
+        self._blocks = Blocks(self._fd, start, counted(self._compressor.compress), pool, checksum)
         self._checksum = checksum
         self._files = Files(self._blocks, options)
 
