@@ -46,6 +46,8 @@ second import of anything costs almost nothing. It is what `enroot import` makes
 
 </div>
 
+![An import on a terminal](progress.svg){{ width="100%" }}
+
 {points}
 """
 
