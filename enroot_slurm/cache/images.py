@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.system.publish import Draft
 
-__all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "recipe_of"]
+__all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "make_images_directory", "recipe_of"]
 
 _FORMAT = 1
 """To be raised when images are made differently, so that older ones are not used any more."""
@@ -101,6 +101,19 @@ def image_file(root: Path, recipe: str, platform: str, digest: Digest) -> ImageF
     name = f"{digest.algorithm}-{digest.hex}"
     directory = root / "images" / recipe / platform
     return ImageFile(directory / f"{name}.sqsh", directory / f"{name}.json")
+
+
+def make_images_directory(place: CacheDirectory, recipe: str, platform: str) -> None:
+    """Make the directories of images; on Lustre, images are spread over servers from the first one on.
+
+    Raises: OSError.
+    """
+    if not (place.root / "images").is_dir():
+        from enroot_slurm.system import lustre  # noqa: PLC0415 - once in the life of a cache
+
+        images = place.directory("images")
+        lustre.stripe(images, lustre=lustre.is_lustre(images))
+    place.directory("images", recipe, platform)
 
 
 class ImageFile(NamedTuple):

@@ -62,10 +62,13 @@ class Tree:
             os.close(self._fd)
             self._fd = -1
 
-    def entries(self, below: str = "") -> Iterator[CacheFile]:
-        """The files of the cache, or of its directory *below*, that are ours by name and can be listed."""
+    def entries(self, below: str = "", start: tuple[str, ...] = ("",)) -> Iterator[CacheFile]:
+        """The files of the cache, or of its directory *below*, that are ours by name and can be listed.
+
+        Only names with one of *start* in front are looked at, each of which may cost a call of a server.
+        """
         with contextlib.suppress(OSError), self._opened(below) as fd:
-            yield from _entries(fd, below)
+            yield from _entries(fd, below, start)
 
     def names(self, below: str) -> list[str]:
         """The names in the directory *below*, whatever they are; none if it can't be listed."""
@@ -141,10 +144,10 @@ def _parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def _entries(fd: int, path: str) -> Iterator[CacheFile]:
+def _entries(fd: int, path: str, start: tuple[str, ...] = ("",)) -> Iterator[CacheFile]:
     prefix = f"{path}/" if path else ""
     with os.scandir(fd) as found:
-        names = [each.name for each in found]
+        names = [each.name for each in found if each.name.startswith(start)]
     for name in sorted(names):
         with contextlib.suppress(OSError):
             # Names that no text can show are none of ours.

@@ -18,6 +18,8 @@ from enroot_slurm.doctor.team import Team
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.progress import size_text
 from enroot_slurm.system.file_copy import can_share_blocks
+from enroot_slurm.system.lustre import command as stripe_command
+from enroot_slurm.system.lustre import is_lustre, is_striped
 from enroot_slurm.system.mounts import mount_of, read_mounts
 from enroot_slurm.system.privilege import run
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from enroot_slurm.doctor.finding import Finding
     from enroot_slurm.settings.config import Config
 
-__all__ = ["Cache", "caches_of", "check_cache", "check_squash"]
+__all__ = ["Cache", "caches_of", "check_cache", "check_squash", "stripes"]
 
 _ROOM = 20 << 30  # bytes: an image of a deep-learning framework, its layers and its blobs
 _FILES = 1000
@@ -102,6 +104,7 @@ def _check(cache: Cache, owner: int | None) -> Iterator[Finding]:
         there = there.parent
     yield from _filesystem(cache, there, writes=writes)
     yield from _room(cache, there)
+    yield from stripes(root / "images", is_lustre(there))
     if owner is None:
         yield skipped("cache.locks", f"{root} is not there yet: the first import makes it")
     elif not writes:
@@ -110,6 +113,23 @@ def _check(cache: Cache, owner: int | None) -> Iterator[Finding]:
         yield skipped("cache.locks", f"nothing is written to {root} as long as others can change it")
     else:
         yield from _shared_use(cache)
+
+
+def stripes(images: Path, lustre: bool) -> Iterator[Finding]:  # noqa: FBT001 - the question of a test
+    """Whether new images in the directory *images* are spread over the servers of *lustre*, if it is one."""
+    if not lustre or not images.is_dir():
+        return
+    spread = is_striped(images)
+    if spread is None:
+        yield skipped("cache.stripes", f"{images} is on Lustre, and there is no lfs that tells how it is striped")
+    elif spread:
+        yield ok("cache.stripes", f"new images in {images} are spread over servers of Lustre")
+    else:
+        yield warning(
+            "cache.stripes",
+            f"each image in {images} is on one server of Lustre, from which all nodes of a job read",
+            f"As the cache's owner: {stripe_command(images)}; and for images that are there: lfs migrate -c 32 FILE",
+        )
 
 
 def check_squash(cache: Cache) -> Iterator[Finding]:

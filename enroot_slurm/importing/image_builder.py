@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.blobs import BlobStore, CachedBlobDamaged
 from enroot_slurm.cache.fetch import Fetch
-from enroot_slurm.cache.images import Sidecar, Unusable
+from enroot_slurm.cache.images import Sidecar, Unusable, make_images_directory
 from enroot_slurm.cache.slots import Slots
 from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, UnsupportedImage, printable
 from enroot_slurm.importing.conversion import Conversion
@@ -65,7 +65,7 @@ class ImageBuilder:
     def _make(self, digest: Digest) -> CachedImage:
         resolution, lookup, place = self._resolution, self._resolution.lookup, self._resolution.lookup.own
         file = lookup.own_file(digest)
-        place.directory("images", lookup.recipe, lookup.platform.directory)
+        make_images_directory(place, lookup.recipe, lookup.platform.directory)
         with file.draft(place):
             pass  # NFS remembers for a while that a name was not there: a new one makes it look at the directory again
         if (found := lookup.image(digest)) is not None:

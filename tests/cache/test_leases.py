@@ -121,6 +121,20 @@ def test_nodes_that_end_together(cache, image):
         assert not (cache.root / "jobs" / job).exists()
 
 
+def test_a_node_looks_at_its_own_leases_only(cache, image, monkeypatch):
+    """However many nodes a job has, the one that ends asks for the status of its own files, once or twice each."""
+    leases = Leases(cache.root)
+    for number in range(50):
+        leases.lease(image, "1.0", f"n{number}")
+    leases.lease(image, "1.0", "n7", "3")
+    asked = []
+    lstat = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda path, **options: (asked.append(os.fspath(path)), lstat(path, **options))[1])
+    assert leases.release("1.0", "n7") == 2
+    assert {name.split(".")[0] for name in asked} == {"n7", "n7~3"}
+    assert len(asked) == 4
+
+
 def test_a_job_without_leases_is_released_as_well(cache, leases):
     """What it has resolved goes."""
     write_resolved(CacheDirectory(cache.root, job="7.0"), "0" * 32, "docker://x", Digest.of(b"m"))
