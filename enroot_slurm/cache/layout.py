@@ -7,6 +7,7 @@
     visitors/JOB~NODE~STEP.KEY.lease                         visit: a lease of somebody who can't write elsewhere
     tags/HASH.json                                           tag: what it led to last
     verdicts/HASH.json                                       verdict: why an image may be used
+    hosts/held-HASH.json ...                                 host: what a registry has said of its limits
     failures/HASH.json  locks/NAME.lock  locks/NAME.holder   failure, lock, holder
     rates/HOST~USER                                          rate: how many requests a user has left
     tmp/HEX16.UNIQUE  and, anywhere, .NAME.UNIQUE.tmp        temporary
@@ -46,12 +47,13 @@ _KINDS = {
     "verdict": r"verdicts/[0-9a-f]{32}\.json",
     "failure": r"failures/[0-9a-f]{32}\.json",
     "rate": rf"rates/{_NODE}~{_NODE}",
+    "host": r"hosts/(?:held|probe|down|left)-[0-9a-f]{32}\.json",
     "holder": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.holder",
     "lock": r"locks/[a-z0-9][A-Za-z0-9_.-]*\.lock",
 }
 _DIRECTORIES = (
     rf"images(?:/{_RECIPE}(?:/{_PLATFORM})?)?|layers(?:/{_RECIPE})?|(?:blobs|manifests)(?:/(?:sha256|sha512))?"
-    rf"|jobs(?:/{_JOB})?|visitors|tags|verdicts|failures|rates|locks|tmp"
+    rf"|jobs(?:/{_JOB})?|visitors|tags|verdicts|failures|rates|hosts|locks|tmp"
 )
 _MAKER = r".*\.([0-9]{1,10})\.[0-9a-f]{8}(?:\.tmp)?"
 _LOCKS = (

@@ -146,6 +146,8 @@ def _check(options: argparse.Namespace, reference: Reference, config: Config) ->
         print(json.dumps(_fields(checked), indent=2))
     elif not options.quiet and not checked.refused:
         print(_text(checked))
+        if checked.left:
+            print(f"{checked.name}: {checked.left}")
     if checked.doubt and not options.quiet:
         tell(f"enroot-slurm: {checked.doubt}")
     if checked.refused:
@@ -180,4 +182,5 @@ def _fields(checked: Checked) -> dict[str, object]:
         "login": access.name,
         "client_certificate": access.certificate,
         "problem": access.problem,
+        "limit": checked.left,
     }

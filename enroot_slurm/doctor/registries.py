@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from enroot_slurm.doctor.finding import error, failed, ok, warning
 from enroot_slurm.errors import AccessDenied, EnrootSlurmError
 from enroot_slurm.importing.access import check_access, parse_registry
+from enroot_slurm.importing.endpoints import mirrored
 from enroot_slurm.oci.reference import DOCKER_HUB
+from enroot_slurm.registry.endpoints import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,13 +33,37 @@ def check_registries(config: Config, names: Sequence[str]) -> Iterator[Finding]:
     config = config._replace(transfer_retries=0, connect_timeout=timeout)
     for name in names or (DOCKER_HUB, *config.insecure_registries):
         yield from _check(name, config, wanted=bool(names))
+    yield from _mirrors(config, set(names))
 
 
-def _check(name: str, config: Config, *, wanted: bool) -> Iterator[Finding]:
+def _mirrors(config: Config, names: set[str]) -> Iterator[Finding]:
+    """What the tables say, and whether each mirror answers."""
+    try:
+        tables, doubts = mirrored(config)
+    except EnrootSlurmError as cause:
+        hint = cause.hint or "Correct the file: enroot-slurm config --check FILE."
+        yield error("registry.mirrors", str(cause), hint)
+        return
+    for text in doubts:
+        yield warning("registry.mirrors", text, "Correct the key, or remove it.")
+    hosts: dict[str, Endpoint] = {}
+    for table in tables:
+        shown = ", ".join(each.location for each in table.mirrors)
+        yield ok("registry.mirrors", f"{table.prefix} is asked for at {shown} first ({table.source})")
+        for each in table.mirrors:
+            host = each.location.partition("/")[0]
+            alone = parse_registry(host)
+            hosts.setdefault(host, Endpoint(alone, is_mirror=True, insecure=each.insecure, ns=each.ns))
+    for host, endpoint in hosts.items():
+        if host not in names:
+            yield from _check(host, config, wanted=False, endpoint=endpoint)
+
+
+def _check(name: str, config: Config, *, wanted: bool, endpoint: Endpoint | None = None) -> Iterator[Finding]:
     warnings: list[str] = []
     try:
         reference = parse_registry(name)
-        checked = check_access(reference, config, warnings.append)
+        checked = check_access(reference, config, warnings.append, endpoint)
     except AccessDenied as denied:
         yield failed("registry.access", denied) if wanted else warning("registry.access", str(denied), denied.hint)
         return
@@ -45,12 +71,15 @@ def _check(name: str, config: Config, *, wanted: bool) -> Iterator[Finding]:
         if wanted:
             yield failed("registry.reach", cause)
         else:
-            yield warning("registry.reach", str(cause), f"{cause.hint} Ignore this if you do not use it.".strip())
+            why = "The mirror is passed over meanwhile." if endpoint else "Ignore this if you do not use it."
+            yield warning("registry.reach", str(cause), f"{cause.hint} {why}".strip())
         return
     if checked.refused:
         yield error("registry.access", f"{checked.name}: {checked.access.problem}", "Correct that line, or remove it.")
     else:
         yield ok("registry.access", f"{checked.name} {_way(checked)}")
+    if checked.left:
+        yield ok("registry.limit", f"{checked.name}: {checked.left}")
     yield from _clock(checked)
     if reference.registry in config.insecure_registries or config.allow_http:
         which = "insecure_registries" if reference.registry in config.insecure_registries else "allow_http"

@@ -121,7 +121,9 @@ def inventory(root: Path) -> Inventory:
         tuple(found.get("temporary", ())),
         jobs,
         leases,
-        tuple(entry for kind in ("failure", "tag", "verdict", "holder", "rate") for entry in found.get(kind, ())),
+        tuple(
+            entry for kind in ("failure", "tag", "verdict", "host", "holder", "rate") for entry in found.get(kind, ())
+        ),
         tuple(found.get("lock", ())),
     )
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import AccessDenied, InvalidReference, printable
+from enroot_slurm.importing.endpoints import left_of
 from enroot_slurm.importing.login_lines import line_of
 from enroot_slurm.importing.logins import netrc_path, node_local
-from enroot_slurm.importing.lookup import is_public
+from enroot_slurm.importing.lookup import own_cache
 from enroot_slurm.importing.resolution import open_repository
 from enroot_slurm.oci.reference import DOCKER_HUB, DOCKER_HUB_NAMES, Reference
 from enroot_slurm.registry.credentials import Credentials
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enroot_slurm.registry.access import Access
+    from enroot_slurm.registry.endpoints import Endpoint
     from enroot_slurm.registry.secret import Secret
     from enroot_slurm.settings.config import Config
 
@@ -35,6 +37,8 @@ class Checked(NamedTuple):
     access: Access
     site: bool
     """Whether the site's credentials count for this user, who owns the shared cache."""
+    left: str = ""
+    """What the registry has said last of its limit, for people; or empty."""
 
     @property
     def name(self) -> str:
@@ -78,14 +82,17 @@ def parse_registry(text: str) -> Reference:
     return reference
 
 
-def check_access(reference: Reference, config: Config, warn: Callable[[str], None]) -> Checked:
-    """Ask the registry of *reference* (see `parse_registry`) whether it lets this user in.
+def check_access(
+    reference: Reference, config: Config, warn: Callable[[str], None], endpoint: Endpoint | None = None
+) -> Checked:
+    """Ask the registry of *reference* (see `parse_registry`), as *endpoint* if that is given, if it lets this user in.
 
     Raises: NotFound, AccessDenied, NetworkError; StorageError.
     """
-    public = is_public(config)
-    with open_repository(reference, config, warn, public=public) as repository:
-        return Checked(reference, repository.check(), public)
+    place = own_cache(config)
+    endpoints = (endpoint,) if endpoint else ()
+    with open_repository(reference, config, warn, public=place.public, place=place, endpoints=endpoints) as repository:
+        return Checked(reference, repository.check(), place.public, left_of(reference, config))
 
 
 def try_login(reference: Reference, login: str, secret: Secret, config: Config, warn: Callable[[str], None]) -> Checked:

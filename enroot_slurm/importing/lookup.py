@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.settings.config import Config
 
-__all__ = ["CachedImage", "Lookup", "cached_image", "is_public"]
+__all__ = ["CachedImage", "Lookup", "cached_image", "own_cache"]
 
 _LONGEST_TIME = 20  # digits, with leading zeros
 
@@ -277,9 +277,9 @@ class Lookup(NamedTuple):
         return self.image(manifest.digest) if manifest is not None else None
 
 
-def is_public(config: Config) -> bool:
-    """Whether what this user imports goes into the site's cache.  Raises: Untrusted, StorageError."""
-    return _caches(config, "", private=False)[0].public
+def own_cache(config: Config) -> CacheDirectory:
+    """The cache into which this user imports.  Raises: Untrusted, StorageError."""
+    return _caches(config, "", private=False)[0]
 
 
 class _NotHereError(Exception):

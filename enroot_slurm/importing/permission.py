@@ -11,17 +11,21 @@ is blocked no parser is loaded. `admission` asks for more: signatures, say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from enroot_slurm.errors import ImageRefused
 from enroot_slurm.oci.local import LocalImage
 from enroot_slurm.oci.names import covers, full_name, longest
+from enroot_slurm.settings.conf_files import conf_files, may_block, read_files
 
 if TYPE_CHECKING:
     from enroot_slurm.oci.reference import Reference
+    from enroot_slurm.settings.conf_files import File
     from enroot_slurm.settings.config import Config
 
-__all__ = ["permit"]
+__all__ = ["files_of", "of_site", "permit"]
 
 _ASK = "Use another image, or ask the site's administrator."
 
@@ -46,12 +50,31 @@ def permit(reference: Reference | LocalImage, config: Config) -> None:
             )
 
 
+def files_of(config: Config, *, site: bool) -> list[File]:
+    """The files that the setting registries_conf names: for the *site*'s view, as the site's YAML has it.
+
+    Raises: ConfigError.
+    """
+    which = of_site(config, "registries_conf", "auto") if site else config.registries_conf
+    if which == "off":
+        return []
+    paths = [Path(which)] if which != "auto" else conf_files(None if site else os.environ)
+    return read_files(paths, trusted=config.trusted)
+
+
+def of_site(config: Config, key: str, default: Any) -> Any:
+    """What the site's YAML says of the setting *key*, or *default*."""
+    return next((each.value for each in config.said.get(key, ()) if each.site), default)
+
+
 def _refuse_blocked(reference: Reference, name: str, config: Config) -> None:
-    from enroot_slurm.importing.tables import blocked_tables  # noqa: PLC0415 - in pieces, for hits
+    for site in (True,) if config.trusted else (True, False):
+        files = files_of(config, site=site)
+        if not may_block(files):
+            continue
+        from enroot_slurm.registry.endpoints import table_of  # noqa: PLC0415 - mostly nothing is blocked
+        from enroot_slurm.settings.registries_conf import tables_in  # noqa: PLC0415
 
-    for tables in blocked_tables(config):
-        from enroot_slurm.registry.endpoints import table_of  # noqa: PLC0415
-
-        table = table_of(reference, tables)
+        table = table_of(reference, tables_in(files)[0])
         if table is not None and table.blocked:
             raise ImageRefused(f"{name} may not be used: {table.source} blocks {table.prefix}", hint=_ASK)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.failures import Failures
+from enroot_slurm.cache.hosts import HostNotes
 from enroot_slurm.cache.job_tags import key_of, write_resolved, write_tag
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.cache.manifests import write_document
@@ -38,11 +39,12 @@ from enroot_slurm.registry.client import Repository, Transport
 from enroot_slurm.registry.endpoints import endpoints_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from enroot_slurm.archives.image import ArchivedImage
     from enroot_slurm.cache.blobs import BlobStore
+    from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.cache.status import Holder
     from enroot_slurm.importing.admission import Admission
     from enroot_slurm.importing.lookup import Lookup
@@ -52,10 +54,11 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.source import Source
     from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.credentials import Credentials
+    from enroot_slurm.registry.endpoints import Endpoint
     from enroot_slurm.settings.config import Config
     from enroot_slurm.trust.verdict import Verdict
 
-__all__ = ["Resolution", "open_repository"]
+__all__ = ["Resolution", "notes_of", "open_repository"]
 
 _T = TypeVar("_T")
 
@@ -93,7 +96,12 @@ class Resolution:
             self.repository = Nobody(lookup.shown)
         else:
             self.repository = open_repository(
-                lookup.reference, config, progress.warn, public=lookup.own.public, connections=connections
+                lookup.reference,
+                config,
+                progress.warn,
+                public=lookup.own.public,
+                connections=connections,
+                place=lookup.own,
             )
         self._failures = Failures(lookup.own, key, partial(state_of_logins, config, public=lookup.own.public))
         self._rate = Rate(
@@ -281,15 +289,19 @@ def open_repository(
     public: bool,
     credentials: Credentials | None = None,
     connections: Connections | None = None,
+    place: CacheDirectory | None = None,
+    endpoints: Sequence[Endpoint] = (),
 ) -> Repository:
-    """The repository of *reference* and its mirrors, with *credentials*, or those that count.
+    """The repository of *reference* and its mirrors (or *endpoints* alone), with *credentials*, or those that count.
 
     If all is to be *public*, those are the site's, and so are the mirrors.  *credentials* are for the primary alone.
+    The processes of the cache *place* share what they learn of registries.
     """
-    tables, doubts = tables_of(config, public=public)
-    for doubt in doubts:
-        warn_once(doubt, warn)
-    endpoints = endpoints_of(reference, tables)
+    if not endpoints:
+        tables, doubts = tables_of(config, public=public)
+        for doubt in doubts:
+            warn_once(doubt, warn)
+        endpoints = endpoints_of(reference, tables)
     primary = endpoints[-1].reference
     credentials = credentials or credentials_of(primary.repository, config, warn, public=public)
     transport = Transport(
@@ -314,7 +326,13 @@ def open_repository(
         connections=connections,
         endpoints=endpoints,
         logins=partial(credentials_of, config=config, warn=warn, public=public, defaults=False),
+        notes=None if place is None else notes_of(place, reference, config, public=public),
     )
+
+
+def notes_of(place: CacheDirectory, reference: Reference, config: Config, *, public: bool) -> HostNotes:
+    """What the processes of the cache *place* know of registries, for the login that *reference* is asked for with."""
+    return HostNotes(place, lambda: f"{reference.user} {state_of_logins(config, public=public)}")
 
 
 class _Shown(Relay):

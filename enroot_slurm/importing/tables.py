@@ -7,19 +7,18 @@ a tag.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from enroot_slurm.importing.permission import files_of, of_site
 from enroot_slurm.registry.endpoints import Mirror, Table
-from enroot_slurm.settings import registries_conf
+from enroot_slurm.settings.registries_conf import tables_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enroot_slurm.settings.config import Config
 
-__all__ = ["blocked_tables", "tables_of", "warn_once"]
+__all__ = ["tables_of", "warn_once"]
 
 _TOLD: set[str] = set()
 
@@ -30,24 +29,13 @@ def tables_of(config: Config, *, public: bool) -> tuple[list[Table], list[str]]:
     Raises: ConfigError.
     """
     site = public or config.trusted
-    tables, doubts = registries_conf.tables_in(_files(config, site=site))
+    tables, doubts = tables_in(files_of(config, site=site))
     by_prefix = {table.prefix: table for table in tables}
     mirrors, source = _mirrors(config, site=site)
     for prefix, each in mirrors.items():
         table = by_prefix.get(prefix) or Table(prefix, "" if prefix.startswith("*.") else prefix, source=source)
         by_prefix[prefix] = table._replace(mirrors=tuple(each), source=source)
     return list(by_prefix.values()), doubts
-
-
-def blocked_tables(config: Config) -> list[list[Table]]:
-    """The tables of each view in which something may be blocked: the site's, and the user's own.
-
-    Raises: ConfigError.
-    """
-    views = [_files(config, site=True)]
-    if not config.trusted:
-        views.append(_files(config, site=False))
-    return [registries_conf.tables_in(files)[0] for files in views if registries_conf.may_block(files)]
 
 
 def warn_once(text: str, warn: Callable[[str], None]) -> None:
@@ -57,25 +45,13 @@ def warn_once(text: str, warn: Callable[[str], None]) -> None:
         warn(text)
 
 
-def _files(config: Config, *, site: bool) -> list[registries_conf.File]:
-    which = _of_site(config, "registries_conf", "auto") if site else config.registries_conf
-    if which == "off":
-        return []
-    paths = [Path(which)] if which != "auto" else registries_conf.conf_files(None if site else os.environ)
-    return registries_conf.read_files(paths, trusted=config.trusted)
-
-
 def _mirrors(config: Config, *, site: bool) -> tuple[dict[str, list[Mirror]], str]:
     """The setting mirrors: by prefix, in order; and where it is from."""
-    values: Sequence[str] = _of_site(config, "mirrors", ()) if site else config.mirrors
+    values: Sequence[str] = of_site(config, "mirrors", ()) if site else config.mirrors
     found: dict[str, list[Mirror]] = {}
     for each in values:
         prefix, _, rest = each.partition("=")
         location, _, ns = rest.partition("?ns=")
         found.setdefault(prefix, []).append(Mirror(location, ns=ns))
     said = [each.source for each in config.said.get("mirrors", ()) if each.site or not site]
-    return found, f"the setting mirrors [{said[0] if said else config.origins['mirrors']}]"
-
-
-def _of_site(config: Config, key: str, default: Any) -> Any:
-    return next((each.value for each in config.said.get(key, ()) if each.site), default)
+    return found, f"the setting mirrors, {said[0] if said else config.origins['mirrors']}"

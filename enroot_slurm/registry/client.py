@@ -30,6 +30,7 @@ from enroot_slurm.registry.connections import Connections
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
 from enroot_slurm.registry.endpoints import Endpoint
+from enroot_slurm.registry.limits import Memory
 from enroot_slurm.registry.ranges import Requests, Streams, read_parts
 from enroot_slurm.registry.relay import Relay, with_mirrors
 from enroot_slurm.registry.retry import Passing, Retries, TooMany
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.platform import Platform
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.access import Access
+    from enroot_slurm.registry.limits import Notes
 
 __all__ = ["Repository", "Transport"]
 
@@ -58,6 +60,7 @@ class Repository:
 
     endpoints  where it is, the primary last; by default at the reference's own registry
     logins     the logins for a repository at a mirror; *credentials* are the primary's
+    notes      where processes tell each other of limits and of mirrors that are down
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Repository:
         connections: Connections | None = None,
         endpoints: Sequence[Endpoint] = (),
         logins: Callable[[str], Credentials] = lambda _: Credentials(),
+        notes: Notes | None = None,
     ) -> None:
         self._reference = reference
         self._transport = transport
@@ -79,6 +83,7 @@ class Repository:
         limit = transport.import_timeout
         self._deadline = time.monotonic() + limit if limit else float("inf")
         self._retries = self._new_retries()
+        notes = notes or Memory()
         self._servers = [
             Server(
                 each,
@@ -87,6 +92,7 @@ class Repository:
                 warn=warn,
                 connections=self._connections,
                 deadline=self._deadline,
+                notes=notes,
             )
             for each in endpoints or (Endpoint(reference),)
         ]
@@ -319,7 +325,7 @@ class Repository:
     def _order(self, *, tag: bool = False) -> list[Server]:
         """Who is asked: mirrors, the primary, and last the mirrors that were of no use before."""
         asked = [each for each in self._servers if (each.endpoint.tags if tag else each.endpoint.digests)]
-        return sorted(asked, key=lambda each: each in self._last or each.is_down)
+        return sorted(asked, key=lambda each: each.is_mirror and (each in self._last or each.limits.is_down))
 
     def _asked(self, call: Callable[[Server], _T], *, tag: bool = False) -> _T:
         """What *call* gets of the first endpoint that has it."""
@@ -349,7 +355,7 @@ class Repository:
         """Remember, if *error* says so, that *server* is to be asked last."""
         status = next(iter(getattr(error, "__notes__", ())), "")
         if server.is_mirror and isinstance(error, NetworkError | IntegrityError) and status in _DOWN:
-            server.is_down = True
+            server.limits.note_down()
 
     def _new_retries(self, *, mirror: bool = False) -> Retries:
         return Retries(0 if mirror else self._transport.retries, self._transport.backoff, self._warn, self._deadline)

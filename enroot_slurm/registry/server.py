@@ -11,13 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from enroot_slurm.errors import IntegrityError, InvalidReference, NetworkError, printable
+from enroot_slurm.errors import EnrootSlurmError, IntegrityError, InvalidReference, NetworkError, printable
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import ACCEPT, MAX_DOCUMENT, OCI_INDEX
 from enroot_slurm.registry import refusals
 from enroot_slurm.registry.access import Access
 from enroot_slurm.registry.auth import MAX_ANSWER, Login, TokenAnswer
 from enroot_slurm.registry.credentials import Credentials
+from enroot_slurm.registry.endpoints import Endpoint
+from enroot_slurm.registry.limits import Limits
 from enroot_slurm.registry.origin import Origin, RefusedTarget
 from enroot_slurm.registry.ranges import Requests
 from enroot_slurm.registry.retry import RETRIED, Passing
@@ -27,10 +29,9 @@ from enroot_slurm.registry.words import words_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from enroot_slurm.errors import EnrootSlurmError
     from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.registry.connections import Connections
-    from enroot_slurm.registry.endpoints import Endpoint
+    from enroot_slurm.registry.limits import Notes
     from enroot_slurm.registry.retry import Retries
 
 __all__ = ["Server", "verify"]
@@ -55,10 +56,11 @@ class Server:
         warn: Callable[[str], None],
         connections: Connections,
         deadline: float,
+        notes: Notes,
     ) -> None:
         self.endpoint = endpoint
-        self.is_down = False
-        """Whether it is to be asked last, since it did not answer."""
+        self._limits_of = notes, warn, deadline
+        self.limits = Limits(Endpoint(endpoint.reference._replace(repository="")).name, *self._limits_of)
         self._reference = endpoint.reference
         self._transport = transport
         self._credentials = credentials
@@ -214,7 +216,8 @@ class Server:
         url, login = self._url(path), self._login
         for _ in range(_MAX_LOGINS):
             authorization = login.authorization()
-            response = self._http.get(url, headers, authorization, method=method)
+            self._http.prepare(url)  # now: between the look at the limits and the request there is to be little time
+            response = self._limited(self.limits, partial(self._http.get, url, headers, authorization, method=method))
             self._show_warnings(response)
             response.login = login
             if response.status < 400:
@@ -233,6 +236,20 @@ class Server:
                     continue
             if response.status not in {401, 403, 404} or not login.offer() or not self._offered(login):
                 return response
+        return response
+
+    def _limited(self, limits: Limits, ask: Callable[[], Response]) -> Response:
+        """The answer, when the host may be asked; all processes learn whether it says that it was too often."""
+        limits.wait(patient=not self.is_mirror)
+        try:
+            response = ask()
+        except EnrootSlurmError:
+            limits.failed()
+            raise
+        if response.status == 429 and not response.redirected:
+            limits.refused(refusals.passing(response, response.host))
+        else:
+            limits.answered(response.headers)
         return response
 
     def _url(self, path: str) -> str:
@@ -275,11 +292,13 @@ class Server:
         """The answer of the token service at *url* (auth.Ask)."""
         try:
             if form is None:
-                response = self._http.get(url, {"Accept": "application/json"}, authorization)
+                ask = partial(self._http.get, url, {"Accept": "application/json"}, authorization)
             else:
                 kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-                response = self._http.send("POST", url, kind, body=form)
-            with response:
+                ask = partial(self._http.send, "POST", url, kind, body=form)
+            host = Origin.of(url).netloc
+            limits = self.limits if host == self.limits.host else Limits(host, *self._limits_of)
+            with self._limited(limits, ask) as response:
                 if response.status in RETRIED:
                     raise refusals.passing(response, response.host)
                 return TokenAnswer(response.status, response.headers, response.read(MAX_ANSWER))

@@ -289,6 +289,10 @@ class Http:
             origin = target
         raise NetworkError(f"{self.registry} redirects more than {_MAX_REDIRECTS} times")
 
+    def prepare(self, url: str) -> None:
+        """Make what requests to the host of *url* need, but for a connection."""
+        self._session(Origin.of(url))
+
     def send(
         self, method: str, url: str, headers: Mapping[str, str], authorization: str = "", body: bytes | None = None
     ) -> Response:

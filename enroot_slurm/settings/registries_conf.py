@@ -1,15 +1,7 @@
 """The files of containers-registries.conf(5), version 2, become tables; the only module that loads tomllib, and late.
 
-    $CONTAINERS_REGISTRIES_CONF                            this file alone, if it is set; else
-    ~/.config/containers/registries.conf                   the first of these that is there,
-    /etc/containers/...    /usr/share/containers/...
-    DIRECTORY/*.conf                                       then all drop-ins, sorted by their own names; of two with
-                                                           one name that of the first directory counts
-    $CONTAINERS_REGISTRIES_CONF_OVERRIDE                   last
-
-DIRECTORY is ``registries.conf.d`` of the user, then of /etc ``registries.rootful.conf.d`` for root, or
-``registries.rootless.conf.d/UID`` and ``registries.rootless.conf.d`` for others, then ``registries.conf.d``, then those
-of /usr/share.  A table replaces a whole one of an earlier file that has the same prefix.
+`conf_files` says which files count, and in which order.  A table replaces a whole one of an earlier file that has the
+same prefix; in one file the first one counts.
 
 Unknown keys are told, and ignored: a key that stands behind ``[[registry]]`` by mistake is that table's.
 Short names, aliases and credential-helpers of these files do not count: an image without a registry is Docker Hub's.
@@ -19,26 +11,22 @@ Sources: the manual page; container-libs, image/pkg/sysregistriesv2.
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from enroot_slurm.errors import ConfigError, printable
 from enroot_slurm.oci.names import prefix_form
 from enroot_slurm.registry.endpoints import PULLS, Mirror, Table
-from enroot_slurm.settings.expansion import Variables
-from enroot_slurm.settings.files import read_content
+from enroot_slurm.settings.conf_files import read_files
+from enroot_slurm.settings.schema import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from enroot_slurm.settings.schema import Problem
+    from enroot_slurm.settings.conf_files import File
 
-__all__ = ["SYSTEM", "File", "conf_files", "may_block", "parse_conf", "read_files", "tables_in"]
+__all__ = ["parse_conf", "problems_of", "tables_in"]
 
-SYSTEM = (Path("/etc/containers"), Path("/usr/share/containers"))
-"""Where root's files are."""
 _KEYS = {
     *("registry", "unqualified-search-registries", "credential-helpers", "short-name-mode", "aliases"),
     "additional-layer-store-auth-helper",
@@ -54,60 +42,6 @@ _OLD = {
     "block": '[[registry]] location = "HOST" blocked = true',
 }
 _KINDS = {str: "text in quotes", bool: "true or false", list: "a list", dict: "a table"}
-_BLOCKS = re.compile(rb"^(?![ \t]*#).*(?:block|\\u)", re.MULTILINE | re.IGNORECASE)
-
-
-class File(NamedTuple):
-    """A file, and its content."""
-
-    path: Path
-    content: bytes
-
-
-def conf_files(environ: Mapping[str, str] | None, *, system: Sequence[Path] = SYSTEM) -> list[Path]:
-    """The files that count, in the order in which they do; *environ* is None where no user's file may count."""
-    user: list[Path] = []
-    last: list[Path] = []
-    if environ is not None:
-        if named := environ.get("CONTAINERS_REGISTRIES_CONF"):
-            return [Path(named).absolute()]
-        last = [Path(n).absolute() for n in [environ.get("CONTAINERS_REGISTRIES_CONF_OVERRIDE")] if n]
-        try:
-            user = [Path(Variables(environ).expand("${XDG_CONFIG_HOME:-$HOME/.config}")) / "containers"]
-        except ConfigError:
-            user = []  # without a home there are no files in it
-    main = next((each / "registries.conf" for each in (*user, *system) if _is_there(each / "registries.conf")), None)
-    uid = os.geteuid()
-    own = ["registries.rootless.conf.d/" + str(uid), "registries.rootless.conf.d"] if uid else []
-    own = own or ["registries.rootful.conf.d"]
-    directories = [
-        *(each / "registries.conf.d" for each in user),
-        *(each / name for each in system for name in (*own, "registries.conf.d")),
-    ]
-    dropped: dict[str, Path] = {}
-    for directory in directories:
-        for name in _names(directory):
-            dropped.setdefault(name, directory / name)
-    return [*([main] if main else []), *(dropped[name] for name in sorted(dropped)), *last]
-
-
-def read_files(paths: Sequence[Path], *, trusted: bool) -> list[File]:
-    """The files *paths*; with *trusted*, none that others than root and this user can write.
-
-    Raises: ConfigError.
-    """
-    problems: list[Problem] = []
-    files = [File(each, read_content(each, problems, required=True, trusted=trusted) or b"") for each in paths]
-    if problems:
-        raise ConfigError(
-            "\n".join(str(each) for each in problems), hint=" ".join(dict.fromkeys(p.hint for p in problems if p.hint))
-        )
-    return files
-
-
-def may_block(files: Sequence[File]) -> bool:
-    """Whether one of *files* may block a registry: found without a parser, because mostly none does."""
-    return any(_BLOCKS.search(each.content) for each in files)
 
 
 def tables_in(files: Sequence[File]) -> tuple[list[Table], list[str]]:
@@ -144,6 +78,18 @@ def parse_conf(name: str, content: bytes) -> tuple[list[Table], list[str]]:
     return tables, parser.doubts
 
 
+def problems_of(file: Path) -> list[Problem] | None:
+    """What is wrong with *file*, and what is doubtful; None: by its name, or its directory's, it is no such file."""
+    if file.suffix != ".conf" or "registries" not in {file.stem, file.absolute().parent.name.partition(".")[0]}:
+        return None
+    try:
+        [found] = read_files([file], trusted=False)
+        doubts = parse_conf(str(file), found.content)[1]
+    except ConfigError as error:
+        doubts = error.message.split("\n")
+    return [Problem(str(file), text.removeprefix(f"{file}: ")) for text in doubts]
+
+
 class _Parser:
     """Reads one document, and collects what is wrong with it."""
 
@@ -156,7 +102,7 @@ class _Parser:
     def tables(self, document: dict[str, Any]) -> list[Table]:
         self._refuse_old(document)
         self._doubt(document, _KEYS, "")
-        tables = []
+        tables: list[Table] = []
         states: dict[str, tuple[bool, bool]] = {}
         for where, entry in self._entries(document, "registry", "[[registry]]"):
             table = self._table(where, entry)
@@ -165,7 +111,10 @@ class _Parser:
             state = table.insecure, table.blocked
             if table.location and states.setdefault(table.location, state) != state:
                 self._problem(where, f"{table.location} has another 'insecure' or 'blocked' in an earlier table")
-            tables.append(table)
+            if table.prefix in {each.prefix for each in tables}:
+                self.doubts.append(f"{self.name}: {where}: {table.prefix} has an earlier table, which counts")
+            else:
+                tables.append(table)
         return tables
 
     def _refuse_old(self, document: dict[str, Any]) -> None:
@@ -178,7 +127,7 @@ class _Parser:
             table = old.get(key)
             if isinstance(table, dict) and table.get("registries"):
                 self._problem(f"[registries.{key}]", f"this is version 1 of the file; it is written now: {now}")
-                self.hint = "Skopeo and podman refuse version 1 as well."
+                self.hint = "Skopeo and podman of 2026 refuse version 1 as well."
 
     def _table(self, where: str, entry: dict[str, Any]) -> Table | None:
         prefix, location = self._get(where, entry, "prefix", ""), self._get(where, entry, "location", "")
@@ -255,19 +204,3 @@ class _Parser:
 
     def _problem(self, where: str, text: str) -> None:
         self.problems.append(f"{self.name}: {where}: {text}")
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError:
-        return False
-    return True
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        names = os.listdir(directory)  # noqa: PTH208  only names are wanted
-    except OSError:
-        return []
-    return [name for name in names if name.endswith(".conf") and (directory / name).is_file()]

@@ -151,6 +151,14 @@ def test_sidecars_of_another_form(file, place, change):
     assert Sidecar.parse(bytes(LIKE)) == LIKE
 
 
+def test_sidecars_with_and_without_an_endpoint():
+    """One without is as versions write it that know of no mirrors, and they read it."""
+    assert "endpoint" not in json.loads(bytes(LIKE))
+    assert Sidecar.parse(bytes(LIKE)) == LIKE
+    served = LIKE._replace(endpoint="harbor.site/dockerhub/library/y")
+    assert Sidecar.parse(bytes(served)) == served
+
+
 def test_recipes():
     """Options and SOURCE_DATE_EPOCH are parts of an image's place."""
     recipes = {recipe_of("-comp zstd", None), recipe_of("-comp zstd", 0), recipe_of("-comp xz", None)}

@@ -369,8 +369,10 @@ def test_notes_that_are_out_of_date(cache):
     cache.file("locks/image-c.holder", age=YOUNG)
     failure = cache.file(f"failures/{'0' * 32}.json", age=2 * DAY)
     cache.file(f"failures/{'1' * 32}.json", age=OLD)
+    host = cache.file(f"hosts/held-{'0' * 32}.json", age=2 * DAY)
+    cache.file(f"hosts/left-{'0' * 32}.json", age=OLD)
     with held(cache, "image-b"):
-        assert set(removed(cache, run(cache))) == {dead, failure}
+        assert set(removed(cache, run(cache))) == {dead, failure, host}
     assert removed(cache, run(cache)) == [alive]
 
 

@@ -284,6 +284,32 @@ def test_registries_by_default(registry, cache, import_environment) -> None:
     assert "over http" in said.one("registry.tls", "warning")
 
 
+def test_mirrors(registry, cache, import_environment, tmp_path) -> None:
+    """The tables are listed, with what is odd in them; mirrors are asked, and one that is down is a warning."""
+    conf = tmp_path / "registries.conf"
+    mirrors = f'[{{location = "{registry.host}/hub", insecure = true}}, {{location = "127.0.0.1:1"}}]'
+    conf.write_text(f'[[registry]]\nlocation = "docker.io"\nodd = 1\nmirror = {mirrors}\n')
+    environment = {
+        **import_environment,
+        "ENROOT_ALLOW_HTTP": "no",
+        "ENROOT_SLURM_REGISTRIES_CONF": str(conf),
+        "https_proxy": "http://127.0.0.1:1",  # whatever this machine can reach
+        "no_proxy": "127.0.0.1",
+    }
+
+    def has(check: str, status: str, text: str) -> bool:
+        return any(text in each for each in said.of(check, status))
+
+    said = doctor(environment=environment, network=True)
+    assert has("registry.mirrors", "ok", f"docker.io is asked for at {registry.host}/hub, 127.0.0.1:1 first ({conf})")
+    assert has("registry.mirrors", "warning", "the key 'odd' is not known")
+    assert has("registry.access", "ok", f"{registry.host} lets anyone in")
+    assert has("registry.reach", "warning", "127.0.0.1:1: the connection was refused")
+    conf.write_text("[[registry]")
+    said = doctor(environment=environment, network=True)
+    assert has("registry.mirrors", "error", "not valid TOML")
+
+
 @pytest.mark.parametrize(("seconds", "said"), [(-3600, "behind"), (3600, "ahead of")])
 def test_a_clock_that_is_wrong(cache, import_environment, seconds, said) -> None:
     """A registry whose clock differs by an hour: this machine's may be the wrong one."""

@@ -151,6 +151,7 @@ def test_json(token, import_environment) -> None:
         "login": "ann",
         "client_certificate": False,
         "problem": "",
+        "limit": "",
     }
     write(import_environment, f"machine {registry.host} login ann password {WRONG}")
     fields = json.loads(check("--json", registry.host, environment=import_environment, status=4).stdout)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from enroot_slurm.errors import ConfigError
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.registry.endpoints import Mirror, Table, endpoints_of, table_of
-from enroot_slurm.settings.registries_conf import File, conf_files, may_block, parse_conf, read_files, tables_in
+from enroot_slurm.settings.conf_files import File, conf_files, may_block, read_files
+from enroot_slurm.settings.registries_conf import parse_conf, tables_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -344,3 +345,11 @@ def test_longest_prefix() -> None:
     assert table is not None
     assert table.prefix == "a.b/c"
     assert table_of(Reference.parse("docker://x.y/c/d"), found) is None
+
+
+def test_of_two_tables_in_a_file_the_first_counts() -> None:
+    """As skopeo does it; and it is told."""
+    text = '[[registry]]\nlocation = "a.b"\n[[registry]]\nprefix = "a.b"\nlocation = "c.d"\n'
+    found, doubts = parse_conf("f.conf", text.encode())
+    assert [table.location for table in found] == ["a.b"]
+    assert doubts == ["f.conf: [[registry]] 2: a.b has an earlier table, which counts"]

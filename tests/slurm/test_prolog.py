@@ -273,6 +273,26 @@ def test_lists_hold_in_the_prolog(site, alice, image) -> None:
         assert registry.requests == []
 
 
+def test_mirrors_of_the_site_alone(site, alice, image) -> None:
+    """The site's mirror serves what goes into its cache; what the user's files name is not asked at all."""
+    with FaultRegistry() as primary, FaultRegistry() as mirror, FaultRegistry() as evil:
+        uri = serve(primary, image)
+        serve(mirror, image, "hub/app")
+        serve(evil, image, "hub/app")
+        own = alice.home / ".config/containers/registries.conf"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_text(f'[[registry]]\nlocation = "{primary.host}"\nmirror = [{{location = "{evil.host}/hub"}}]\n')
+        hosts = [each.host for each in (primary, mirror, evil)]
+        site.configure(insecure_registries=hosts, mirrors={primary.host: [f"{mirror.host}/hub"]})
+        try:
+            result = result_of(site, alice, uri)
+        finally:
+            own.unlink()
+        assert Path(result["path"]).is_relative_to(site.cache)
+        assert json.loads(Path(result["path"]).with_suffix(".json").read_text())["endpoint"] == f"{mirror.host}/hub/app"
+        assert primary.requests == evil.requests == []
+
+
 def test_a_policy_holds_in_the_prolog(site, alice, image) -> None:
     """A signed image comes into the site's cache; an unsigned one costs its job, and is asked for once."""
     signer, digest = Signer(), Digest.of(image.manifest())

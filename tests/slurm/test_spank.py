@@ -263,6 +263,17 @@ def test_refused_at_submit(site, alice, text, said) -> None:
     assert site.cluster.run("squeue", "--noheader").stdout == ""
 
 
+def test_a_blocked_image_is_refused_at_submit(site, alice) -> None:
+    """srun, sbatch and salloc name the list and its file, and nothing is submitted."""
+    site.configure(blocked_images=["registry.bad/team"])
+    for command in (["srun", "true"], ["salloc", "true"], ["sbatch", "--wrap=true"]):
+        option = "--enroot-image=registry.bad/team/x:1"
+        done = site.cluster.run(command[0], option, *command[1:], user=alice, check=False)
+        assert done.returncode not in {0, 78}
+        assert "registry.bad/team/x:1 may not be used: blocked_images has registry.bad/team (" in done.stderr
+    assert site.cluster.run("squeue", "--noheader").stdout == ""
+
+
 def test_an_image_that_is_not_there(site, alice, bob, push, image) -> None:
     """The cause and a hint are in the job's own stderr, once per node; the task's status is 78; no node is drained."""
     uri = push(image) + "-typo"

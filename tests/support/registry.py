@@ -59,6 +59,7 @@ class Registry:
     tls        https, with a certificate of *ca* (a trustme.CA, made if None); its root is in `ca_file`
     users      logins and passwords (htpasswd, bcrypt)
     token      a token service's description, instead of *users*
+    proxy      the URL of another registry: then this one is a pull-through cache of it
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Registry:
         ca: trustme.CA | None = None,
         users: Mapping[str, str] | None = None,
         token: TokenAuth | None = None,
+        proxy: str = "",
     ) -> None:
         assert not (users and token)
         self.directory = directory
@@ -78,6 +80,7 @@ class Registry:
         self.ca_file: Path | None = directory / "ca.pem" if tls else None
         self.users = dict(users or {})
         self.token = token
+        self.proxy = proxy
         self.port = 0
         self.access_log = directory / "access.log"
         self.error_log = directory / "registry.log"
@@ -253,6 +256,8 @@ class Registry:
         if self.tls:
             pem = str(self.directory / "server.pem")
             http_section["tls"] = {"certificate": pem, "key": pem}
+        if self.proxy:
+            config["proxy"] = {"remoteurl": self.proxy}
         if self.users:
             passwords = self.directory / "htpasswd"
             passwords.write_text("".join(_htpasswd(u, p) for u, p in self.users.items()))
