@@ -35,15 +35,18 @@ class _Opened(NamedTuple):
 
 
 class ArchivedImage(Source):
-    """The image that *local* names; *open_members* opens what holds it.  Several threads may read blobs."""
+    """The image that *local* names; *open_members* opens what holds it.  Several threads may read blobs.
+
+    With *keeps_open* it is not closed here, because others read it as well.
+    """
 
     anonymous = False
     """A file of a user's is nobody else's."""
 
-    def __init__(self, local: LocalImage, open_members: Callable[[], Members]) -> None:
+    def __init__(self, local: LocalImage, open_members: Callable[[], Members], *, keeps_open: bool = False) -> None:
         self._local = local
         self._open_members = open_members
-        self._closed = False
+        self._closed = keeps_open
 
     @cached_property
     def _opened(self) -> _Opened:
@@ -171,12 +174,7 @@ class ArchivedImage(Source):
 
     def take(self, digest: Digest) -> Path | None:
         """The temporary file with the blob *digest*, verified, if a stream has left one; it is the caller's then."""
-        if self._closed:
-            return None
-        members, name = self._opened.members, self._place(digest)
-        if members.digest(name) != digest:
-            return None
-        return members.take(name)
+        return self._opened.members.take(self._place(digest), digest)
 
     def close(self) -> None:
         """Remove what is temporary."""

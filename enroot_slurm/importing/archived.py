@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 from enroot_slurm.archives.image import ArchivedImage
@@ -13,6 +14,7 @@ from enroot_slurm.progress import size_text
 from enroot_slurm.system.file_copy import room
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from enroot_slurm.archives.members import Members
@@ -22,11 +24,16 @@ if TYPE_CHECKING:
     from enroot_slurm.progress import Progress
     from enroot_slurm.settings.config import Config
 
-__all__ = ["open_archive"]
+__all__ = ["open_archive", "opener"]
 
 
 def open_archive(local: LocalImage, lookup: Lookup, config: Config, progress: Progress) -> ArchivedImage:
-    """The image that *local* names; what a stream brings is kept in the own cache until it is known what it is."""
+    """The image that *local* names."""
+    return ArchivedImage(local, opener(local, lookup, config, progress))
+
+
+def opener(local: LocalImage, lookup: Lookup, config: Config, progress: Progress) -> Callable[[], Members]:
+    """What opens *local*; what a stream brings is kept in the own cache until it is known what it is."""
     place = lookup.own
 
     def new_file() -> Path:
@@ -58,7 +65,4 @@ def open_archive(local: LocalImage, lookup: Lookup, config: Config, progress: Pr
 
     needs = Needs(new_file, config.max_download, config.gzip_program, progress.warn, progress.received, admit)
 
-    def opened() -> Members:
-        return open_members(local, needs)
-
-    return ArchivedImage(local, opened)
+    return partial(open_members, local, needs)

@@ -49,7 +49,8 @@ _REPOSITORY = re.compile(rf"{_PATH}(?:/{_PATH})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 # What must not be shown, even in an error: all between the first colon and the last "@", but for a port and an image.
 _PASSWORD = re.compile(
-    r"((?:(?:^|\s)(?!(?:dockerd?|podman|https?)://)|//)[^\s/:#]*:)"
+    r"((?:(?:^|\s)(?!(?:dockerd?|podman|https?)://)|//)"
+    r"(?!(?:docker-archive|oci-archive|oci):\.{0,2}/)[^\s/:#]*:)"
     r"(?!\d{1,5}/[a-z0-9._/-]*(?::[\w.-]*)?@).*@(?![a-z0-9]+:[0-9a-f]{32})"
 )
 _SHA256 = r"sha256:[0-9a-f]{64}"

@@ -43,7 +43,7 @@ from enroot_slurm.errors import (
     printable,
 )
 from enroot_slurm.importing.permission import permit
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.oci.local import is_local, parse_name
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.leased import leased_image
@@ -206,6 +206,10 @@ def _work(
     place = CacheDirectory(config.cache_path, public=shared, job=job)
     images, have, left = [], [], None
     for request in requests:
+        if config.shared_cache and is_local(request.uri):
+            # A file of the user's, which may be on the nodes only: their prologs read it.
+            have.append(request)
+            continue
         try:
             with Reporter(place, NODE, NODE, request.uri) as progress:
                 patience = config.site_failure_wait
@@ -259,7 +263,7 @@ def _config(config: Config, *, shared: bool) -> Config:
 
 def _check(text: str, config: Config) -> None:
     for request in _requests(text):
-        permit(Reference.parse(request.uri), config)
+        permit(parse_name(request.uri), config)
 
 
 def _requests(text: str) -> list[Request]:
