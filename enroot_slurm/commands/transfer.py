@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.commands.chosen import one_cache, work_as_owner
-from enroot_slurm.commands.common import progress, tell
+from enroot_slurm.commands.common import add_progress, progress, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -38,6 +38,7 @@ def add_commands(add: _Add) -> None:
     importing.add_argument("--squashfs", action="store_true", help="take finished images as they are, unverified")
     for command in (exporting, importing):
         command.add_argument("-a", "--arch", metavar="ARCH", help="x86_64, aarch64, ... (default: this node's)")
+        add_progress(command)
 
 
 def _export(options: argparse.Namespace) -> int:
