@@ -101,12 +101,15 @@ class LocalImage(NamedTuple):
         return self.transport in _DAEMONS
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether it is a descriptor of this process, such as its standard input."""
+        return not self.is_daemon and _STREAMS.fullmatch(self.place) is not None
+
+    @property
     def is_stream(self) -> bool:
         """Whether it can be read once only, by this process alone."""
-        if self.is_daemon:
-            return False
-        if _STREAMS.fullmatch(self.place):
-            return True
+        if self.is_daemon or self.is_inherited:
+            return self.is_inherited
         try:
             return stat.S_ISFIFO(os.stat(self.place).st_mode)  # noqa: PTH116 - cheaper
         except OSError:

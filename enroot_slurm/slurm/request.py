@@ -185,7 +185,7 @@ def _name(uri: str) -> str:
                 f"the path of an archive has to be absolute here: {printable(uri)}",
                 hint="A job's images are looked for on its nodes, before it has a directory.",
             )
-        if name.is_stream:
+        if name.is_inherited:
             raise UsageError(f"a pipe is no image of a job: {printable(uri)}", hint="Name a file, or import it before.")
     return str(name)
 
