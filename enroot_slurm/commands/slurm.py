@@ -218,7 +218,7 @@ def _getter(*, quiet: bool, lock: LockFile | None) -> Callable[[str, str], Cache
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     def get(uri: str, arch: str) -> CachedImage:
-        with progress(argparse.Namespace(quiet=quiet)) as told:
+        with progress(argparse.Namespace(quiet=quiet, verbose=False)) as told:
             image = get_in_job(uri, arch or None, Config.load(), told, lock=lock)
         if not quiet:
             tell(f"enroot-slurm: {image.path}: {size_text(image.size)}{', was there' if image.reused else ''}")
