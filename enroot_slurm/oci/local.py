@@ -24,7 +24,7 @@ from typing import NamedTuple
 from enroot_slurm.errors import InvalidReference, UsageError, printable
 from enroot_slurm.oci.reference import Reference
 
-__all__ = ["LocalImage", "is_local", "parse_name"]
+__all__ = ["LocalImage", "is_local", "parse_name", "with_scheme"]
 
 _DOCKER = "docker://"
 _FILES = ("docker-archive", "oci-archive", "oci")
@@ -145,6 +145,12 @@ def is_local(uri: str) -> bool:
     if uri.startswith(_DOCKER):
         return _BEHIND_DOCKER.match(uri, len(_DOCKER)) is not None
     return _LOCAL.match(uri) is not None
+
+
+def with_scheme(text: str) -> str:
+    """The URI that *text* means where ``docker://`` may be left out, as in pyxis' option."""
+    plain = "://" in text or text.startswith(("docker-archive:", "oci-archive:"))
+    return text if plain else f"{_DOCKER}{text}"
 
 
 def parse_name(uri: str) -> Reference | LocalImage:

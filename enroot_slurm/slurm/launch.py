@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from enroot_slurm.errors import InvalidReference, UsageError, printable
 from enroot_slurm.importing.squash_file import check_squashfs
-from enroot_slurm.oci.local import LocalImage, parse_name
+from enroot_slurm.oci.local import LocalImage, parse_name, with_scheme
 from enroot_slurm.slurm.batch_script import directives, replace_words
 from enroot_slurm.slurm.command_line import IMAGE_OPTIONS, Syntax, components
 
@@ -133,7 +133,7 @@ def image_uri(text: str) -> str:
     """The URI that *text*, the value of an image option, means to pyxis; empty if it is a file's path."""
     if text.startswith((".", "/")):
         return ""
-    return text if "://" in text else f"docker://{text}"
+    return with_scheme(text)
 
 
 def pinned(uri: str, image: ImportedImage) -> str:

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import InvalidReference, UsageError, printable
-from enroot_slurm.oci.local import LocalImage, parse_name
+from enroot_slurm.oci.local import LocalImage, parse_name, with_scheme
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.oci.reference import masked
 
@@ -173,7 +173,7 @@ def _with_scheme(text: str) -> str:
     """*text* as a URI: pyxis' option and comments leave ``docker://`` out."""
     if text.startswith("-"):
         raise InvalidReference(f"not an image reference: {printable(text, 80)}", hint="It begins like an option.")
-    return text if "://" in text else f"docker://{text}"
+    return with_scheme(text)
 
 
 def _name(uri: str) -> str:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.errors import (
+    AccessDenied,
     ConfigError,
     EnrootSlurmError,
     StorageError,
@@ -206,9 +207,8 @@ def _work(
     place = CacheDirectory(config.cache_path, public=shared, job=job)
     images, have, left = [], [], None
     for request in requests:
-        if config.shared_cache and is_local(request.uri):
-            # A file of the user's, which may be on the nodes only: their prologs read it.
-            have.append(request)
+        if shared and is_local(request.uri):
+            left = left or error_fields(AccessDenied(f"{request.uri} is for the job's user to read"))
             continue
         try:
             with Reporter(place, NODE, NODE, request.uri) as progress:

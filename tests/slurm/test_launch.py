@@ -612,7 +612,7 @@ def test_the_table_of_options_is_sruns(cluster) -> None:
 @pytest.mark.parametrize(
     ("text", "uri"),
     [
-        ("docker-archive:/data/app.tar", "docker://docker-archive:/data/app.tar"),
+        ("docker-archive:/data/app.tar", "docker-archive:/data/app.tar"),
         ("docker://docker-archive:/data/app.tar", "docker://docker-archive:/data/app.tar"),
         ("dockerd://app:1", "dockerd://app:1"),
     ],
