@@ -16,7 +16,7 @@ from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.cache.images import Sidecar, image_file, recipe_of
 from enroot_slurm.cache.trust import MAX_SIDECAR
 from enroot_slurm.errors import EnrootSlurmError, IntegrityError, NotFound, UsageError
-from enroot_slurm.importing.archived import opener
+from enroot_slurm.importing.archived import Opener
 from enroot_slurm.importing.exporting import SQUASHFS
 from enroot_slurm.importing.image_builder import ImageBuilder
 from enroot_slurm.importing.lookup import CachedImage, Lookup
@@ -59,7 +59,7 @@ def carry_images(
     """
     whole = Lookup.of(str(local), arch, config, shared=shared)
     admission = whole.admission()
-    members = opener(local, whole, config, progress)()
+    members = Opener(local, whole, config, progress)()
     try:
         layout = Layout(members)
         finished = _finished(members) if squashfs else {}

@@ -27,7 +27,7 @@ from enroot_slurm.oci.reference import Reference
 __all__ = ["LocalImage", "is_local", "parse_name", "with_scheme"]
 
 _DOCKER = "docker://"
-_FILES = ("docker-archive", "oci-archive", "oci")
+_ARCHIVES = ("docker-archive", "oci-archive")
 _DAEMONS = ("dockerd", "podman")
 _LOCAL = re.compile(r"(?:docker-archive|oci-archive|oci):(?!//)|(?:dockerd|podman)://")
 _BEHIND_DOCKER = re.compile(r"(?:docker-archive|oci-archive|oci):\.{0,2}/(?!/)|(?:dockerd|podman)://")
@@ -158,7 +158,7 @@ def parse_name(uri: str) -> Reference | LocalImage:
     if is_local(uri):
         return LocalImage.parse(uri)
     scheme, colon, rest = uri.partition(":")
-    if colon and scheme in _FILES and rest.startswith("//"):
+    if colon and scheme in _ARCHIVES and rest.startswith("//"):
         path = printable(rest.lstrip("/"), 200)
         raise InvalidReference(
             f"'//' is before the path: {printable(uri)}", hint=f"Write {scheme}:/{path} or {scheme}:{path}"

@@ -65,7 +65,7 @@ def changed(content: bytes, chance: random.Random) -> bytes:
 
 def look(path: Path, transport: str, tmp: Path) -> None:
     numbers = iter(range(1 << 30))
-    needs = Needs(lambda: tmp / f"{next(numbers)}", 1 << 24, "", lambda _: None, lambda _: None, lambda _s, _p: None)
+    needs = Needs(lambda: tmp / f"{next(numbers)}", 1 << 24, "", lambda _: None, lambda _: None, lambda *_: None)
     local = LocalImage(transport, str(path))
     image = ArchivedImage(local, lambda: open_members(local, needs))
     try:
