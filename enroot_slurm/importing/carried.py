@@ -19,12 +19,13 @@ from enroot_slurm.errors import EnrootSlurmError, IntegrityError, NotFound, Usag
 from enroot_slurm.importing.archived import Opener
 from enroot_slurm.importing.exporting import SQUASHFS
 from enroot_slurm.importing.image_builder import ImageBuilder
-from enroot_slurm.importing.lookup import CachedImage, Lookup
+from enroot_slurm.importing.lookup import CachedImage, Lookup, cached_image
 from enroot_slurm.importing.resolution import Resolution
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import MAX_DOCUMENT, load_json
 from enroot_slurm.oci.platform import Platform
 from enroot_slurm.squashfs.format.superblock import Superblock
+from enroot_slurm.system.checksum import Checksum
 from enroot_slurm.system.publish import write_all
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _take(members: Members, document: dict[str, Any], digest: Digest, lookup: Lo
         wanted = Digest.parse(layer["digest"])
     except (ValueError, KeyError, TypeError):
         raise IntegrityError(f"{members.title} has a finished image whose description is not understood") from None
-    if Digest.of(content, config.algorithm) != config or wanted != Digest("sha256", sidecar.sha256):
+    if Digest.of(content, config.algorithm) != config:
         raise IntegrityError(f"{members.title} is damaged: the description of {digest} has another content")
     if sidecar.digest != str(digest) or Platform.parse(sidecar.platform).directory != lookup.platform.directory:
         raise IntegrityError(f"{members.title} has a finished image of {sidecar.digest[:80]!a} in place of {digest}")
@@ -135,21 +136,20 @@ def _take(members: Members, document: dict[str, Any], digest: Digest, lookup: Lo
     try:
         place.directory("images", lookup.recipe, lookup.platform.directory)
         with file.draft(place) as draft:
-            _copy(members, wanted, draft)
-            published = file.publish(draft, place, sidecar._replace(public=place.public))
+            _copy(members, wanted, draft, sidecar.checksum)
+            published = file.publish(draft, place, sidecar._replace(public=place.public, endpoint=""))
     except OSError as error:
         raise unwritable(place.root, error) from None
-    return CachedImage(
-        file.path, digest, published.uri, published.size, published.sha256, published.public, reused=False
-    )
+    return cached_image(file.path, digest, published, reused=False)
 
 
-def _copy(members: Members, digest: Digest, draft: Draft) -> None:
-    hasher = hashlib.sha256()
+def _copy(members: Members, digest: Digest, draft: Draft, stated: str) -> None:
+    hasher, checksum = hashlib.sha256(), Checksum()
     for chunk in members.chunks(blob_name(digest)):
         hasher.update(chunk)
+        checksum.add(chunk)
         write_all(draft.fd, chunk)
-    if hasher.hexdigest() != digest.hex:
+    if hasher.hexdigest() != digest.hex or stated not in {str(checksum), f"sha256:{digest.hex}"}:
         raise IntegrityError(f"{members.title} is damaged: {digest} has another content")
     with os.fdopen(os.dup(draft.fd), "rb") as image:
         Superblock.read(image)

@@ -8,6 +8,7 @@ blobs/sha256/HEX          manifests, configs and layers; of an index, those for 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,12 +35,14 @@ from enroot_slurm.oci.manifest import (
     parse_document,
 )
 from enroot_slurm.oci.reference import DOCKER_HUB
+from enroot_slurm.system.checksum import Checksum
 from enroot_slurm.system.publish import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from enroot_slurm.importing.lookup import CachedImage
     from enroot_slurm.oci.manifest import Manifest
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.progress import Progress
@@ -182,7 +185,7 @@ def _finished(resolution: Resolution, digest: Digest, parts: dict[Digest, _Part]
     sidecar_path = image.path.with_suffix(".json")
     sidecar = read_trusted(sidecar_path, {sidecar_path.lstat().st_uid}, MAX_SIDECAR)
     config = Descriptor(_SIDECAR, Digest.of(sidecar), len(sidecar))
-    layer = Descriptor(_IMAGE, Digest("sha256", image.sha256), image.size)
+    layer = Descriptor(_IMAGE, _digest(image), image.size)
     parts[config.digest] = _Part(config.size, sidecar)
     parts[layer.digest] = _Part(layer.size, None, image.path)
     document = parts[digest].content
@@ -202,6 +205,24 @@ def _finished(resolution: Resolution, digest: Digest, parts: dict[Digest, _Part]
     return {**_descriptor(made), "artifactType": SQUASHFS}
 
 
+def _digest(image: CachedImage) -> Digest:
+    """The SHA-256 of a finished image, which is compared with its checksum.  Raises: IntegrityError."""
+    hasher, checksum = hashlib.sha256(), Checksum()
+    for chunk in _read(image.path):
+        hasher.update(chunk)
+        checksum.add(chunk)
+    if image.checksum not in {str(checksum), f"sha256:{hasher.hexdigest()}"}:
+        raise _damaged(image.path, image.digest)
+    return Digest("sha256", hasher.hexdigest())
+
+
+def _damaged(path: Path | None, digest: Digest) -> IntegrityError:
+    return IntegrityError(
+        f"what the cache has for {digest} is damaged: {path}",
+        hint="Run: enroot-slurm cache verify --repair, then try again.",
+    )
+
+
 def _descriptor(descriptor: Descriptor) -> dict[str, Any]:
     return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
 
@@ -219,10 +240,7 @@ def _verified(digest: Digest, part: _Part) -> Iterator[bytes]:
         size += len(chunk)
         yield chunk
     if size != part.size or hasher.hexdigest() != digest.hex:
-        raise IntegrityError(
-            f"what the cache has for {digest} is damaged: {part.path}",
-            hint="Run: enroot-slurm cache verify --repair, then try again.",
-        )
+        raise _damaged(part.path, digest)
 
 
 def _read(path: Path | None) -> Iterator[bytes]:
