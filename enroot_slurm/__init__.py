@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         WorkerFailed,
     )
     from enroot_slurm.importing.client import Client
+    from enroot_slurm.importing.lock_file import LockFile
     from enroot_slurm.importing.to_cache import CachedImage, find_image, get_image
     from enroot_slurm.importing.to_file import ImportResult, import_image, resolve_digest
     from enroot_slurm.progress import Progress
@@ -57,6 +58,7 @@ __all__ = [
     "Interrupted",
     "InvalidPlatform",
     "InvalidReference",
+    "LockFile",
     "NetworkError",
     "NotFound",
     "OutputExists",
@@ -79,6 +81,7 @@ _HOMES = {
     "Client": "importing.client",
     "Config": "settings.config",
     "ImportResult": "importing.to_file",
+    "LockFile": "importing.lock_file",
     "Progress": "progress",
     "find_image": "importing.to_cache",
     "get_image": "importing.to_cache",

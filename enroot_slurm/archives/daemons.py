@@ -35,18 +35,19 @@ if TYPE_CHECKING:
 
     from enroot_slurm.oci.local import LocalImage
 
-    Admit = Callable[[int, Platform | None], None]
+    Admit = Callable[[int, Platform | None, str], None]
 
 __all__ = ["saved_image"]
 
 _READ = 1 << 20
 _MAX_ANSWER = 8 << 20
 _COMPLAINT = 4096
+_MAX_IDENTITY = 200
 
 
 @contextlib.contextmanager
 def saved_image(image: LocalImage, admit: Admit) -> Iterator[Iterator[bytes]]:
-    """The Docker archive of *image*, after *admit* was told its size in bytes and its platform.
+    """The Docker archive of *image*, after *admit* was told its size in bytes, its platform and its ID.
 
     Raises: NotFound, NetworkError, AccessDenied, ConversionError; what *admit* raises.
     """
@@ -157,6 +158,7 @@ class _Inspected(NamedTuple):
 
     size: int
     platform: Platform | None
+    identity: str
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> _Inspected:
@@ -168,10 +170,11 @@ class _Inspected(NamedTuple):
             architecture, variant, system = (str(document.get(key) or "") for key in ("Architecture", "Variant", "Os"))
             size = document.get("Size", 0)
             platform = Platform.of_document(architecture, variant, system) if architecture else None
-            return cls(size if type(size) is int and size > 0 else 0, platform)
+            identity = str(document.get("Id") or "")[:_MAX_IDENTITY]
+            return cls(size if type(size) is int and size > 0 else 0, platform, identity)
         except (ValueError, AttributeError, RecursionError, IntegrityError):
             raise NetworkError(f"{name} gives no description of the image that can be read") from None
 
     def told(self, admit: Admit) -> None:
         """Let *admit* know."""
-        admit(self.size, self.platform)
+        admit(*self)

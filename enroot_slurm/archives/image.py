@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.oci.platform import Platform
 
-__all__ = ["ArchivedImage"]
+__all__ = ["ArchivedImage", "KnownImage"]
+
+
+class KnownImage(Exception):
+    """A daemon's image need not be sent: it is known what manifest it has."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__()
+        self.digest = digest
 
 
 class _Opened(NamedTuple):
@@ -35,19 +43,38 @@ class _Opened(NamedTuple):
 
 
 class ArchivedImage(Source):
-    """The image that *local* names; *open_members* opens what holds it.  Several threads may read blobs."""
+    """The image that *local* names.  Several threads may read blobs.
+
+    open_members  opens what holds it; it may raise `KnownImage`, but when it is called again it opens
+    found         is told the digest of the manifest that the name leads to
+    keeps_open    others read it as well: it is not closed here
+    """
 
     anonymous = False
     """A file of a user's is nobody else's."""
 
-    def __init__(self, local: LocalImage, open_members: Callable[[], Members]) -> None:
+    def __init__(
+        self,
+        local: LocalImage,
+        open_members: Callable[[], Members],
+        *,
+        found: Callable[[Digest], object] = lambda _: None,
+        keeps_open: bool = False,
+    ) -> None:
         self._local = local
         self._open_members = open_members
-        self._closed = False
+        self._found = found
+        self._closed = keeps_open
 
     @cached_property
     def _opened(self) -> _Opened:
-        members = self._open_members()
+        try:
+            members = self._open_members()
+        except KnownImage:  # more than its digest is wanted
+            members = self._open_members()
+        return self._chosen(members)
+
+    def _chosen(self, members: Members) -> _Opened:
         try:
             choice = Layout(members).choose(self._local) if self._is_layout else docker.choose(members, self._local)
         except BaseException:
@@ -75,7 +102,15 @@ class ArchivedImage(Source):
 
     def head(self) -> Digest:
         """The digest of what the name leads to."""
-        return self._opened.choice.root.digest
+        if "_opened" not in self.__dict__:
+            try:
+                self.__dict__["_opened"] = self._chosen(self._open_members())
+            except KnownImage as known:
+                return known.digest
+        root = self._opened.choice.root
+        if isinstance(root, Manifest):
+            self._found(root.digest)
+        return root.digest
 
     def resolve(
         self,
@@ -114,7 +149,9 @@ class ArchivedImage(Source):
         if digest is None:
             named(self.head())
         first = read_known(digest) if digest else load(self.head())
-        return select(first, platform, read_known, str(self._local), platform_of=platform_of)
+        manifest = select(first, platform, read_known, str(self._local), platform_of=platform_of)
+        self._found(manifest.digest)
+        return manifest
 
     def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The bytes of a blob, hashed.  Raises: NotFound, IntegrityError, StorageError."""
@@ -171,12 +208,7 @@ class ArchivedImage(Source):
 
     def take(self, digest: Digest) -> Path | None:
         """The temporary file with the blob *digest*, verified, if a stream has left one; it is the caller's then."""
-        if self._closed:
-            return None
-        members, name = self._opened.members, self._place(digest)
-        if members.digest(name) != digest:
-            return None
-        return members.take(name)
+        return self._opened.members.take(self._place(digest), digest)
 
     def close(self) -> None:
         """Remove what is temporary."""

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.manifest import Index, IndexEntry
     from enroot_slurm.oci.reference import Reference
 
-__all__ = ["Layout", "blob_name"]
+__all__ = ["FULL_NAME", "REF_NAME", "Layout", "blob_name", "full_name"]
 
-_FULL_NAME = "io.containerd.image.name"
-_REF_NAME = "org.opencontainers.image.ref.name"
+FULL_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
 _MAX_MANIFESTS = 256  # that are read to find out what they are
 _MARKER = 1 << 16
 
@@ -54,21 +54,21 @@ class Layout:
         if version.partition(".")[0] != "1":
             raise UnsupportedImage(f"{self._title} is an OCI layout of version {printable(version, 40) or 'unknown'}")
         self._index = fields(load_json(read(members, "index.json", MAX_DOCUMENT), "index.json"), "index.json")
-        self._entries = index_entries(self._index)
+        self.entries: list[IndexEntry] = index_entries(self._index)
 
     def choose(self, image: LocalImage) -> Choice:
         """The image that *image* names.
 
         Raises: NotFound; UsageError, when there are several; IntegrityError.
         """
-        listed = [(entry.number, _shown(entry)) for entry in self._entries]
+        listed = [(entry.number, _shown(entry)) for entry in self.entries]
         if image.number is not None:
-            found = [entry for entry in self._entries if entry.number == image.number]
+            found = [entry for entry in self.entries if entry.number == image.number]
         elif image.selector:
-            found = [entry for entry in self._entries if image.selector in _names(entry)]
+            found = [entry for entry in self.entries if image.selector in _names(entry)]
             wanted = reference_of(image.selector)
             if not found and wanted is not None:
-                found = [e for e in self._entries if wanted in [reference_of(name) for name in _names(e)]]
+                found = [e for e in self.entries if wanted in [reference_of(name) for name in _names(e)]]
         else:
             found = self._images()
             listed = [(entry.number, _shown(entry)) for entry in found]
@@ -81,7 +81,7 @@ class Layout:
 
     def leading_to(self, configs: set[Digest], name: Reference | None) -> Choice | None:
         """The one entry whose images have just these *configs*, or more, if all that they need is here."""
-        for entry in self._entries:
+        for entry in self.entries:
             try:
                 found = {m.config.digest for m in self._manifests(entry.descriptor.digest) if self._is_whole(m)}
             except (IntegrityError, NotFound):
@@ -106,7 +106,7 @@ class Layout:
 
     def _choice(self, entries: Sequence[IndexEntry]) -> Choice | None:
         """The image that *entries* are: one, by several names or for several platforms."""
-        name = next((full for entry in entries if (full := _full_name(entry))), None)
+        name = next((full for entry in entries if (full := full_name(entry))), None)
         if len({entry.descriptor.digest for entry in entries}) == 1:
             root, content = self.document(entries[0].descriptor.digest)
             return Choice(root, name, {root.digest: content}, {})
@@ -122,10 +122,10 @@ class Layout:
 
     def _images(self) -> list[IndexEntry]:
         """The entries that are images, where several might be: signatures and the like are beside them."""
-        if len({entry.descriptor.digest for entry in self._entries}) < 2:
-            return self._entries
+        if len({entry.descriptor.digest for entry in self.entries}) < 2:
+            return self.entries
         found = []
-        for entry in self._entries[:_MAX_MANIFESTS]:
+        for entry in self.entries[:_MAX_MANIFESTS]:
             try:
                 self.document(entry.descriptor.digest)
             except UnsupportedImage:
@@ -155,13 +155,13 @@ def blob_name(digest: Digest) -> str:
 
 
 def _names(entry: IndexEntry) -> list[str]:
-    return [entry.annotations[key] for key in (_FULL_NAME, _REF_NAME) if entry.annotations.get(key)]
+    return [entry.annotations[key] for key in (FULL_NAME, REF_NAME) if entry.annotations.get(key)]
 
 
 def _shown(entry: IndexEntry) -> str:
     return next(iter(_names(entry)), "")
 
 
-def _full_name(entry: IndexEntry) -> Reference | None:
-    """The name of a whole image: a tag alone, which tools write as well, is none."""
+def full_name(entry: IndexEntry) -> Reference | None:
+    """The entry's name, if it is one of a whole image: a tag alone, which tools write as well, is none."""
     return next((r for name in _names(entry) if ("/" in name or ":" in name) and (r := reference_of(name))), None)

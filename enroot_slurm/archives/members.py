@@ -41,8 +41,8 @@ class Members(Protocol):
     def digest(self, name: str) -> Digest | None:
         """The SHA-256 of its content, if that was computed while it was read."""
 
-    def take(self, name: str) -> Path | None:
-        """The temporary file of its content, if there is one, which is the caller's from now on."""
+    def take(self, name: str, digest: Digest) -> Path | None:
+        """The temporary file of its content, if there is one with *digest*; it is the caller's from now on."""
 
     def close(self) -> None:
         """Nothing is read any more."""
@@ -93,10 +93,10 @@ class TarMembers:
         entry = self._entry(name)
         return Digest("sha256", entry.sha256) if entry is not None and entry.sha256 else None
 
-    def take(self, name: str) -> Path | None:
+    def take(self, name: str, digest: Digest) -> Path | None:
         """As `Members` says."""
-        entry = self._entry(name)
-        if entry is None or entry.spool is None:
+        entry = self._entries.get(self._target(name))
+        if entry is None or entry.spool is None or entry.fault or digest != Digest("sha256", entry.sha256):
             return None
         self._entries[self._target(name)] = entry._replace(spool=None, fault="it was read already")
         return entry.spool
@@ -184,7 +184,7 @@ class DirectoryMembers:
         """Nothing was read yet."""
         return
 
-    def take(self, name: str) -> None:  # noqa: ARG002
+    def take(self, name: str, digest: Digest) -> None:  # noqa: ARG002
         """Nothing is temporary."""
         return
 

@@ -36,7 +36,7 @@ class Needs(NamedTuple):
     gzip       the program that decodes gzip, or empty
     warn       is told what a person should know
     received   is told the bytes of each piece of a stream
-    admit      is told the size (bytes) and the platform of a daemon's image before it is sent; it raises what is wrong
+    admit      is told size (bytes), platform and ID of a daemon's image before it is sent; it raises what is wrong
     """
 
     new_file: Callable[[], Path]
@@ -44,7 +44,7 @@ class Needs(NamedTuple):
     gzip: str
     warn: Callable[[str], None]
     received: Callable[[int], None]
-    admit: Callable[[int, Platform | None], None]
+    admit: Callable[[int, Platform | None, str], None]
 
 
 def open_members(image: LocalImage, needs: Needs) -> Members:

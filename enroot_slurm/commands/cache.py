@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from enroot_slurm.commands import transfer
+from enroot_slurm.commands.chosen import Cache, caches_of, one_cache, work_as_owner
 from enroot_slurm.commands.common import add_progress, progress, tell
 
 if TYPE_CHECKING:
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from enroot_slurm.commands.common import Commands
     from enroot_slurm.housekeeping.inventory import Item
     from enroot_slurm.housekeeping.keeper import CacheKeeper
-    from enroot_slurm.settings.config import Config
-    from enroot_slurm.system.events import Events
-    from enroot_slurm.system.privilege import Identity
 
     _Run = Callable[[argparse.Namespace], int]
 
@@ -85,6 +84,8 @@ def add_commands(commands: Commands) -> None:
     prefetch = add("prefetch", _prefetch, "import all images of a list", _PREFETCH)
     prefetch.add_argument("file", metavar="FILE.yaml", type=Path)
     add_progress(prefetch)
+    prefetch.add_argument("--lock", metavar="FILE", type=Path, help="take the digests of FILE, or note them there")
+    transfer.add_commands(add)
 
 
 def _add_images(command: argparse.ArgumentParser, count: str = "+", text: str = "") -> None:
@@ -92,73 +93,7 @@ def _add_images(command: argparse.ArgumentParser, count: str = "+", text: str = 
     command.add_argument("images", metavar="IMAGE", nargs=count, help=text)
 
 
-class _Cache(NamedTuple):
-    """A cache that a command is for."""
-
-    root: Path
-    config: Config
-    is_shared: bool
-
-    @property
-    def keeper(self) -> CacheKeeper:
-        from enroot_slurm.housekeeping.keeper import CacheKeeper  # noqa: PLC0415
-
-        return CacheKeeper(self.root, self.config)
-
-    @property
-    def owner(self) -> Identity | None:
-        """The user that root has to become for its work on the cache."""
-        from enroot_slurm.housekeeping.as_owner import owner_identity  # noqa: PLC0415
-
-        return owner_identity(self.root, self.config.cache_user if self.is_shared else "")
-
-    @property
-    def name(self) -> str:
-        return "site" if self.is_shared else "own"
-
-
-def _caches(options: argparse.Namespace, **overrides: str | None) -> list[_Cache]:
-    """The caches that *options* name; by default the own one and, if there is one, the site's.
-
-    Raises: UsageError.
-    """
-    from enroot_slurm.errors import UsageError  # noqa: PLC0415
-    from enroot_slurm.settings.config import Config  # noqa: PLC0415
-
-    config = Config.load(overrides=overrides)
-    shared = Path(config.shared_cache) if config.shared_cache else None
-    if options.shared and shared is None:
-        raise UsageError("there is no shared cache", hint="Name it with --cache, or set shared_cache.")
-    roots = [config.cache_path] if shared is None else [shared, config.cache_path]
-    if options.shared:
-        roots = roots[:1]
-    elif options.cache:
-        roots = [options.cache.absolute()]
-    elif shared is not None and (os.geteuid() == 0 or _owns(shared)):
-        roots = [shared]  # what its owner imports goes there, and root keeps the site's house
-    return [_Cache(root, config._replace(cache_path=root), root == shared) for root in dict.fromkeys(roots)]
-
-
-def _owns(root: Path) -> bool:
-    try:
-        return root.stat().st_uid == os.geteuid()
-    except OSError:
-        return False
-
-
-def _one(options: argparse.Namespace, **overrides: str | None) -> _Cache:
-    """The cache that is to be changed: by default the own one."""
-    return _caches(options, **overrides)[-1]
-
-
-def _as_owner(cache: _Cache, work: Callable[[], int], events: Events | None = None) -> int:
-    """The status of *work*, done as the user to whom *cache* belongs if this is root; it may tell *events*."""
-    from enroot_slurm.housekeeping.as_owner import as_owner  # noqa: PLC0415
-
-    return as_owner(cache.owner, work, events.keep if events else ())
-
-
-def _find(cache: _Cache, words: Sequence[str]) -> list[Item]:
+def _find(cache: Cache, words: Sequence[str]) -> list[Item]:
     from enroot_slurm.housekeeping.keeper import find_images  # noqa: PLC0415
 
     found = cache.keeper.inventory()
@@ -171,7 +106,7 @@ def _find(cache: _Cache, words: Sequence[str]) -> list[Item]:
 def _list(options: argparse.Namespace) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
 
-    found = [(cache, cache.keeper.inventory()) for cache in _caches(options)]
+    found = [(cache, cache.keeper.inventory()) for cache in caches_of(options)]
     if options.json:
         cachetext.print_json(
             [
@@ -192,7 +127,7 @@ def _show(options: argparse.Namespace) -> int:
     shown, missing = [], None
     for word in options.images:
         hits = []
-        for cache in _caches(options):
+        for cache in caches_of(options):
             try:
                 hits += [(cache.root, image) for image in _find(cache, [word])]
             except NotFound as error:
@@ -216,7 +151,7 @@ def _show(options: argparse.Namespace) -> int:
 def _du(options: argparse.Namespace) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
 
-    usages = [cachetext.usage_of(cache.keeper.inventory()) for cache in _caches(options)]
+    usages = [cachetext.usage_of(cache.keeper.inventory()) for cache in caches_of(options)]
     if options.json:
         cachetext.print_json(usages)
     else:
@@ -228,7 +163,7 @@ def _verify(options: argparse.Namespace) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
     from enroot_slurm.errors import IntegrityError  # noqa: PLC0415
 
-    cache = _one(options)
+    cache = one_cache(options)
 
     def work() -> int:
         with progress(options) as told:
@@ -250,7 +185,7 @@ def _verify(options: argparse.Namespace) -> int:
             cachetext.print_damages(cache.root, len(items), damages)
         return IntegrityError.exit_code if not all(damage.removed for damage in damages) else 0
 
-    return _as_owner(cache, work)
+    return work_as_owner(cache, work)
 
 
 # Changing.
@@ -263,7 +198,7 @@ def _gc(options: argparse.Namespace) -> int:
     from enroot_slurm.system.events import Events  # noqa: PLC0415
 
     overrides = {f"cache_{key}": getattr(options, key) for key in ("high", "low", "max_age")}
-    cache = _one(options, **overrides)
+    cache = one_cache(options, **overrides)
     events = Events.open(cache.config.run_path)
     jobs = _jobs(cache)
 
@@ -283,10 +218,10 @@ def _gc(options: argparse.Namespace) -> int:
             cachetext.print_report(cache.root, report, verbose=options.verbose or options.dry_run)
         return 0
 
-    return _as_owner(cache, work, events)
+    return work_as_owner(cache, work, events)
 
 
-def _jobs(cache: _Cache) -> Callable[[], frozenset[int] | str] | None:
+def _jobs(cache: Cache) -> Callable[[], frozenset[int] | str] | None:
     """The source of active jobs; None: the process that works on *cache* asks Slurm itself."""
     if cache.owner is None:
         return None
@@ -312,7 +247,7 @@ def _unpin(options: argparse.Namespace) -> int:
 
 
 def _rm(options: argparse.Namespace) -> int:
-    jobs = None if options.force else _jobs(_one(options))
+    jobs = None if options.force else _jobs(one_cache(options))
 
     def remove(keeper: CacheKeeper, images: list[Item]) -> list[Item]:
         return keeper.remove(images, force=options.force, dry_run=options.dry_run, jobs=jobs)
@@ -323,7 +258,7 @@ def _rm(options: argparse.Namespace) -> int:
 def _change(options: argparse.Namespace, change: Callable[[CacheKeeper, list[Item]], list[Item]], done: str) -> int:
     from enroot_slurm.commands import cachetext  # noqa: PLC0415
 
-    cache = _one(options)
+    cache = one_cache(options)
 
     def work() -> int:
         images = _find(cache, options.images)
@@ -335,7 +270,7 @@ def _change(options: argparse.Namespace, change: Callable[[CacheKeeper, list[Ite
                 print(f"{cachetext.title_of(image)}: {done if image in changed else f'was {done} already'}")
         return 0
 
-    return _as_owner(cache, work)
+    return work_as_owner(cache, work)
 
 
 def _prefetch(options: argparse.Namespace) -> int:
@@ -345,7 +280,7 @@ def _prefetch(options: argparse.Namespace) -> int:
     from enroot_slurm.settings.config import Config  # noqa: PLC0415
     from enroot_slurm.system.events import Events  # noqa: PLC0415
 
-    cache, user = _one(options), os.geteuid()
+    cache, user = one_cache(options), os.geteuid()
     events = Events.open(cache.config.run_path)
     wanted = read_image_list(options.file)
 
@@ -354,11 +289,13 @@ def _prefetch(options: argparse.Namespace) -> int:
         if os.geteuid() != user and not cache.is_shared:
             config = Config.load(overrides={"cache_path": cache.root})  # with the settings and credentials of its user
         with progress(options) as told:
-            outcomes = prefetch(wanted, config=config, progress=told, events=events)
+            outcomes = prefetch(
+                wanted, config=config, progress=told, events=events, lock=options.lock, shared=options.shared
+            )
         if options.json:
             cachetext.print_json([outcome.fields for outcome in outcomes])
         else:
             cachetext.print_outcomes(outcomes, quiet=options.quiet)
         return max((outcome.status for outcome in outcomes), default=0)
 
-    return _as_owner(cache, work, events)
+    return work_as_owner(cache, work, events)

@@ -246,8 +246,9 @@ def print_outcomes(outcomes: Sequence[Outcome], *, quiet: bool) -> None:
         if outcome.error is not None:
             first = outcome.error.message.partition("\n")[0]
             print(f"failed    {printable(outcome.wanted.uri, 300)}: {first}")
-        elif not quiet and outcome.image is not None:
-            print(f"{'present' if outcome.image.reused else 'imported':9} {printable(outcome.wanted.uri, 300)}")
+        elif not quiet:
+            is_there = outcome.image is None or outcome.image.reused
+            print(f"{'present' if is_there else 'imported':9} {printable(outcome.wanted.uri, 300)}")
     if not quiet:
         print(f"{_count(len(outcomes), 'image')}, {failed} failed")
 

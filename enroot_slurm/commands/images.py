@@ -55,6 +55,7 @@ def add_commands(commands: Commands) -> None:
         description=_GET,
     )
     getting.add_argument("--json", action="store_true", help="print what is known of the image, as JSON")
+    getting.add_argument("--lock", metavar="FILE", help="take the digest that FILE has for URI, or note it there")
     for command in (importing, getting):
         add_progress(command)
     digest = commands.add(
@@ -99,9 +100,14 @@ def _get(options: argparse.Namespace) -> int:
     from enroot_slurm.system.events import Events  # noqa: PLC0415
 
     config = Config.load(overrides={"auth_file": options.authfile})
+    lock = None
+    if options.lock:
+        from enroot_slurm.importing.lock_file import LockFile  # noqa: PLC0415
+
+        lock = LockFile(options.lock)
 
     def work(told: Progress) -> CachedImage:
-        return get_in_job(options.uri, options.arch, config, told)
+        return get_in_job(options.uri, options.arch, config, told, lock=lock)
 
     with progress(options) as told:
         image = accounted(work, options.uri, "cli", Events.open(config.run_path), progress=told)

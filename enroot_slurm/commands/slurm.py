@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from enroot_slurm.commands.common import progress, tell
-from enroot_slurm.errors import ConversionError, printable
+from enroot_slurm.errors import ConversionError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from enroot_slurm.commands.common import Commands
+    from enroot_slurm.importing.lock_file import LockFile
     from enroot_slurm.importing.to_cache import CachedImage
     from enroot_slurm.slurm.command_line import Option
     from enroot_slurm.slurm.launch import Launch
@@ -29,14 +30,15 @@ Import the images that --container-image (or --enroot-image) names, then become 
 
 All words are srun's. The option's value becomes the imported file where pyxis takes it, or the image's digest where
 Slurm has the plug-in of enroot-slurm. Where there is neither, the option is left out, and the tasks find the file's
-path in ENROOT_SLURM_IMAGE. Paths (./x.sqsh, /x.sqsh) are passed as they are. -Q says nothing about the import.
+path in ENROOT_SLURM_IMAGE. Paths (./x.sqsh, /x.sqsh) are passed as they are, once they have been looked at. -Q says
+nothing about the import. --lock FILE, before all other words, takes the digest that FILE has, or notes it there.
 """
 _SBATCH = """\
 Import the images that a batch job asks for, then submit it with sbatch.
 
 All words are sbatch's. The image is named by --container-image or --enroot-image, on the command line or, if not
 there, in an #SBATCH line of the script, or by '#ENROOT image=URI' lines. An unescaped '#' in an #SBATCH line begins a
-comment: write REGISTRY/IMAGE.
+comment: write REGISTRY/IMAGE. --lock FILE, before all other words, takes the digests that FILE has, or notes them.
 """
 _SBCAST = """\
 Let all nodes of this job have the image URI on their local disks: it is imported here and sent by Slurm's sbcast.
@@ -53,14 +55,14 @@ def add_commands(commands: Commands) -> None:
         "srun",
         _srun,
         "import the image, then run srun",
-        usage="enroot-slurm srun [SRUN OPTION...] --container-image=URI [--] COMMAND [ARGUMENT...]",
+        usage="enroot-slurm srun [--lock FILE] [SRUN OPTION...] --container-image=URI [--] COMMAND [ARGUMENT...]",
         description=_SRUN,
     )
     commands.wrap(
         "sbatch",
         _sbatch,
         "import the image, then submit a batch job",
-        usage="enroot-slurm sbatch [SBATCH OPTION...] SCRIPT [ARGUMENT...]",
+        usage="enroot-slurm sbatch [--lock FILE] [SBATCH OPTION...] SCRIPT [ARGUMENT...]",
         description=_SBATCH,
     )
     sending = commands.add(
@@ -80,9 +82,10 @@ def _srun(words: list[str]) -> int:
     help_text = _help_of("srun")
     if not help_text:
         _become("srun", words)  # it says best itself what is wrong
+    words, lock = _lock_of(words)
     options = [option for part in components(words, Syntax.of_help(help_text)) for option in part.options]
     quiet = _is_quiet(options)
-    launch = srun_launch(words, help_text, _getter(quiet=quiet))
+    launch = srun_launch(words, help_text, _getter(quiet=quiet, lock=lock))
     if not quiet:
         _tell_about("srun", words, launch, _export(options, "SLURM_EXPORT_ENV"))
     _become("srun", launch.words, launch.environment)
@@ -96,6 +99,7 @@ def _sbatch(words: list[str]) -> int:
     help_text = _help_of("sbatch")
     if not help_text:
         _become("sbatch", words)
+    words, lock = _lock_of(words)
     syntax = Syntax.of_help(help_text)
     parts = components(words, syntax, commands=False)
     options = [option for part in parts for option in part.options]
@@ -105,7 +109,7 @@ def _sbatch(words: list[str]) -> int:
     written = script_options(script.text, syntax)
     quiet = _is_quiet([*options, *written])
     launch = sbatch_launch(
-        words, help_text, script.text, script.name, image_requests(script.text), _getter(quiet=quiet)
+        words, help_text, script.text, script.name, image_requests(script.text), _getter(quiet=quiet, lock=lock)
     )
     if not quiet:
         _tell_about("sbatch", words, launch, _export([*written, *options], "SBATCH_EXPORT"))
@@ -193,15 +197,29 @@ class _Script(NamedTuple):
         return words if named else [f"--job-name={self.name}", *words]
 
 
-def _getter(*, quiet: bool) -> Callable[[str, str], CachedImage]:
+def _lock_of(words: list[str]) -> tuple[list[str], LockFile | None]:
+    """*words* without ``--lock FILE`` in front of them, and that file: Slurm's programs have no such option."""
+    name, equals, file = words[0].partition("=") if words else ("", "", "")
+    if name != "--lock":
+        return words, None
+    left = words[1:] if equals else words[2:]
+    file = file if equals else next(iter(words[1:2]), "")
+    if not file:
+        raise UsageError("--lock has no file", hint="Write --lock FILE before all other options.")
+    from enroot_slurm.importing.lock_file import LockFile  # noqa: PLC0415 - few have one
+
+    return left, LockFile(file)
+
+
+def _getter(*, quiet: bool, lock: LockFile | None) -> Callable[[str, str], CachedImage]:
     """The function that imports an image, and tells about it unless *quiet*."""
     from enroot_slurm.progress import size_text  # noqa: PLC0415
     from enroot_slurm.settings.config import Config  # noqa: PLC0415
     from enroot_slurm.slurm.step import get_in_job  # noqa: PLC0415
 
     def get(uri: str, arch: str) -> CachedImage:
-        with progress(argparse.Namespace(quiet=quiet)) as told:
-            image = get_in_job(uri, arch or None, Config.load(), told)
+        with progress(argparse.Namespace(quiet=quiet, verbose=False)) as told:
+            image = get_in_job(uri, arch or None, Config.load(), told, lock=lock)
         if not quiet:
             tell(f"enroot-slurm: {image.path}: {size_text(image.size)}{', was there' if image.reused else ''}")
         return image

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.errors import ConfigError, UsageError, printable
+from enroot_slurm.importing.squash_file import is_path
+from enroot_slurm.oci.local import parse_name
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.oci.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +127,8 @@ class _Reader:
                 self._problem(each, "expected an architecture")
 
     def _add(self, uri: Any, archs: list[Any]) -> None:
-        self._checked(uri, Reference.parse)
+        if not is_path(uri.value):
+            self._checked(uri, parse_name)
         for arch in archs:
             self._checked(arch, Platform.parse)
         where = f"{self._name}:{uri.start_mark.line + 1}"

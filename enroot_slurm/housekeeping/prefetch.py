@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.importing.client import Client
+from enroot_slurm.importing.lock_file import LockFile
+from enroot_slurm.importing.squash_file import check_squashfs, is_path
 from enroot_slurm.importing.to_cache import get_image
 from enroot_slurm.slurm.account import accounted
 from enroot_slurm.slurm.log import log
@@ -14,6 +16,7 @@ from enroot_slurm.system.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from enroot_slurm.housekeeping.image_list import ListedImage
     from enroot_slurm.importing.to_cache import CachedImage
@@ -29,6 +32,8 @@ class Outcome(NamedTuple):
     wanted: ListedImage
     image: CachedImage | None
     error: EnrootSlurmError | None
+    file: Path | None = None
+    """A squashfs file that was named in the place of an image."""
 
     @property
     def status(self) -> int:
@@ -41,7 +46,8 @@ class Outcome(NamedTuple):
         fields: dict[str, object] = {"uri": self.wanted.uri, "arch": self.wanted.arch, "status": self.status}
         if self.error is not None:
             return {**fields, "error": self.error.message, "hint": self.error.hint}
-        assert self.image is not None
+        if self.image is None:
+            return {**fields, "path": str(self.file)}
         image = self.image
         return {
             **fields,
@@ -53,14 +59,28 @@ class Outcome(NamedTuple):
 
 
 def prefetch(
-    wanted: Iterable[ListedImage], *, config: Config, progress: Progress, events: Events | None = None
+    wanted: Iterable[ListedImage],
+    *,
+    config: Config,
+    progress: Progress,
+    events: Events | None = None,
+    lock: Path | None = None,
+    shared: bool = False,
 ) -> list[Outcome]:
-    """The result for each *wanted* image: in the cache now, or the error."""
+    """The result for each *wanted* image: in the cache now, or the error.
+
+    lock    a lock file
+    shared  whether what is in no registry may go into the site's cache
+    """
+    locked = LockFile(lock) if lock else None
     outcomes = []
     events = events or Events.open(config.run_path)
     with Client(config) as client:
         for each in wanted:
-            work = partial(_get, each, client)
+            if is_path(each.uri):
+                outcomes.append(_checked(each, progress))
+                continue
+            work = partial(_get, each, client, lock=locked, shared=shared)
             try:
                 image = accounted(work, each.uri, "prefetch", events, progress=progress)
                 outcomes.append(Outcome(each, image, None))
@@ -73,5 +93,21 @@ def prefetch(
     return outcomes
 
 
-def _get(wanted: ListedImage, client: Client, progress: Progress) -> CachedImage:
-    return get_image(wanted.uri, arch=wanted.arch, progress=progress, client=client)
+def _checked(wanted: ListedImage, progress: Progress) -> Outcome:
+    """The result for a squashfs file: there is nothing to import."""
+    try:
+        return Outcome(wanted, None, None, check_squashfs(wanted.uri))
+    except EnrootSlurmError as error:
+        progress.warn(f"{wanted.where}: {error}")
+        return Outcome(wanted, None, error)
+
+
+def _get(
+    wanted: ListedImage,
+    client: Client,
+    progress: Progress,
+    *,
+    lock: LockFile | None,
+    shared: bool,
+) -> CachedImage:
+    return get_image(wanted.uri, arch=wanted.arch, progress=progress, client=client, lock=lock, shared=shared)

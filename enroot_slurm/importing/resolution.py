@@ -69,7 +69,14 @@ class Resolution:
     """The registry of the image that *lookup* is for, as a context manager, and turns with other processes."""
 
     def __init__(
-        self, lookup: Lookup, config: Config, progress: Progress, connections: Connections | None = None, user: str = ""
+        self,
+        lookup: Lookup,
+        config: Config,
+        progress: Progress,
+        connections: Connections | None = None,
+        user: str = "",
+        *,
+        archive: ArchivedImage | None = None,
     ) -> None:
         self.lookup = lookup
         self.user = user
@@ -84,10 +91,13 @@ class Resolution:
             work=progress.work,
             tell=progress.tell,
         )
-        self._archive: ArchivedImage | None = None
+        self._archive = archive
+        """Where the image is, if not in its registry."""
         self.repository: Source
         key = lookup.key
-        if isinstance(lookup.reference, LocalImage):
+        if archive is not None:
+            self.repository = archive
+        elif isinstance(lookup.reference, LocalImage):
             from enroot_slurm.importing.archived import open_archive  # noqa: PLC0415 - most images are in registries
 
             self.repository = self._archive = open_archive(lookup.reference, lookup, config, progress)
@@ -212,7 +222,7 @@ class Resolution:
         if not lookup.exact and (
             last is None or last.digest != digest or time.time() - last.time > _REFRESH or self.config.tag_ttl
         ):
-            write_tag(lookup.own, lookup.key, digest)
+            write_tag(lookup.own, lookup.key, digest, carried=self._archive is not None)
         return digest
 
     def remembering(self, call: Callable[[], _T]) -> _T:

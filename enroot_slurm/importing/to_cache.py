@@ -11,6 +11,7 @@ from enroot_slurm.settings.config import Config
 
 if TYPE_CHECKING:
     from enroot_slurm.importing.client import Client
+    from enroot_slurm.importing.lock_file import LockFile
 
 __all__ = ["CachedImage", "find_image", "get_image"]
 
@@ -39,6 +40,8 @@ def get_image(
     job: str = "",
     user: str = "",
     client: Client | None = None,
+    lock: LockFile | None = None,
+    shared: bool = False,
 ) -> CachedImage:
     """The image that *uri* names, imported into the cache unless it is there.
 
@@ -46,15 +49,23 @@ def get_image(
     *progress* for whom.  A *job* (``JOBID.RESTART``) resolves a tag once, for all its nodes, and learns of failures
     that other processes have met up to ``failure_ttl`` seconds before.  *user* is the user for whom the image is, where
     one user imports for all: nobody has all slots of a node (``max_imports``).  Calls can share a *client*; its
-    settings count unless *config* is given.
+    settings count unless *config* is given.  What *lock* has is taken by its digest; what it has not is noted there.
+    What is in no registry goes into the user's own cache unless *shared* is true.
 
     Raises: the errors of `enroot_slurm.errors`.
     """
     config = config or (client.config if client else Config.load())
-    lookup = Lookup.of(uri, arch, config, job)
-    found = lookup.find()
-    if found is not None:
-        return found
+    pin = lock.digest(uri, arch) if lock else None
+    lookup = Lookup.of(uri, arch, config, job, shared=shared, pin=pin)
+    found = lookup.find() or _imported(lookup, config, progress, client, user)
+    if lock:
+        lock.note(uri, arch, found.digest)
+    return found
+
+
+def _imported(
+    lookup: Lookup, config: Config, progress: Progress | None, client: Client | None, user: str
+) -> CachedImage:
     from enroot_slurm.importing.resolution import Resolution  # noqa: PLC0415  a hit needs no HTTP client
 
     with Resolution(lookup, config, progress or Progress(), client.connections if client else None, user) as resolution:

@@ -24,10 +24,10 @@ from typing import NamedTuple
 from enroot_slurm.errors import InvalidReference, UsageError, printable
 from enroot_slurm.oci.reference import Reference
 
-__all__ = ["LocalImage", "is_local", "parse_name"]
+__all__ = ["LocalImage", "is_local", "parse_name", "with_scheme"]
 
 _DOCKER = "docker://"
-_FILES = ("docker-archive", "oci-archive", "oci")
+_ARCHIVES = ("docker-archive", "oci-archive")
 _DAEMONS = ("dockerd", "podman")
 _LOCAL = re.compile(r"(?:docker-archive|oci-archive|oci):(?!//)|(?:dockerd|podman)://")
 _BEHIND_DOCKER = re.compile(r"(?:docker-archive|oci-archive|oci):\.{0,2}/(?!/)|(?:dockerd|podman)://")
@@ -101,12 +101,15 @@ class LocalImage(NamedTuple):
         return self.transport in _DAEMONS
 
     @property
+    def is_inherited(self) -> bool:
+        """Whether it is a descriptor of this process, such as its standard input."""
+        return not self.is_daemon and _STREAMS.fullmatch(self.place) is not None
+
+    @property
     def is_stream(self) -> bool:
         """Whether it can be read once only, by this process alone."""
-        if self.is_daemon:
-            return False
-        if _STREAMS.fullmatch(self.place):
-            return True
+        if self.is_daemon or self.is_inherited:
+            return self.is_inherited
         try:
             return stat.S_ISFIFO(os.stat(self.place).st_mode)  # noqa: PTH116 - cheaper
         except OSError:
@@ -144,12 +147,18 @@ def is_local(uri: str) -> bool:
     return _LOCAL.match(uri) is not None
 
 
+def with_scheme(text: str) -> str:
+    """The URI that *text* means where ``docker://`` may be left out, as in pyxis' option."""
+    plain = "://" in text or text.startswith(("docker-archive:", "oci-archive:"))
+    return text if plain else f"{_DOCKER}{text}"
+
+
 def parse_name(uri: str) -> Reference | LocalImage:
     """What *uri* names: an image in a registry, or one that is in none.  Raises: InvalidReference, UsageError."""
     if is_local(uri):
         return LocalImage.parse(uri)
     scheme, colon, rest = uri.partition(":")
-    if colon and scheme in _FILES and rest.startswith("//"):
+    if colon and scheme in _ARCHIVES and rest.startswith("//"):
         path = printable(rest.lstrip("/"), 200)
         raise InvalidReference(
             f"'//' is before the path: {printable(uri)}", hint=f"Write {scheme}:/{path} or {scheme}:{path}"

@@ -38,6 +38,7 @@ _SCHEME = "docker://"
 _LOCAL_SCHEMES = frozenset(
     {"oci-archive", "docker-archive", "docker-daemon", "containers-storage", "dir", "file", "ocidir", "sif", "ostree"}
 )
+_OURS = {"docker-daemon": "dockerd://", "containers-storage": "podman://", "ocidir": "oci:"}
 _MAX_URI = 2048
 _MAX_NAME = 255
 _COMPONENT = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -49,7 +50,8 @@ _REPOSITORY = re.compile(rf"{_PATH}(?:/{_PATH})*", re.ASCII)
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 # What must not be shown, even in an error: all between the first colon and the last "@", but for a port and an image.
 _PASSWORD = re.compile(
-    r"((?:(?:^|\s)(?!(?:dockerd?|podman|https?)://)|//)[^\s/:#]*:)"
+    r"((?:(?:^|\s)(?!(?:dockerd?|podman|https?)://)|//)"
+    r"(?!(?:docker-archive|oci-archive|oci):\.{0,2}/)[^\s/:#]*:)"
     r"(?!\d{1,5}/[a-z0-9._/-]*(?::[\w.-]*)?@).*@(?![a-z0-9]+:[0-9a-f]{32})"
 )
 _SHA256 = r"sha256:[0-9a-f]{64}"
@@ -234,17 +236,27 @@ def _why_scheme(uri: str) -> tuple[str, str]:
     if found and scheme in {"dockerd", "podman"}:
         return (
             f"{scheme}:// images are in a local daemon, not in a registry",
-            f"Push the image to a registry and import docker://REGISTRY/IMAGE:TAG, or use 'enroot import {scheme}://...'.",
+            "Push the image to a registry, and name it docker://REGISTRY/IMAGE:TAG. import and get take it as it is.",
         )
     if re.match(r"\.{0,2}/|~", uri) or uri.endswith((".sqsh", ".squashfs")):
         return why, "A file needs no import: enroot create, and pyxis' --container-image, take its path."
     scheme, colon, behind = uri.partition(":")
     if scheme.lower() in _LOCAL_SCHEMES or (scheme.lower() == "oci" and not found):
-        return why, f"{scheme.lower()}: names images that are in no registry: put it into one, with skopeo copy."
+        return why, _local_hint(scheme, behind)
     if scheme in {"docker", "registry"} and colon and not found:
         return why, f"Try {_shown(behind.lstrip('/'))}, or for the image {scheme}: {_shown(uri)}"
     guess = rest.lstrip("/") if found else uri
     return why, f"Try {_shown(guess)}" if guess else "Name an image."
+
+
+def _local_hint(scheme: str, behind: str) -> str:
+    """What to write for an image that is in no registry."""
+    name = scheme.lower()
+    if name in _OURS:
+        return f"Write {_OURS[name]}{printable(behind.lstrip('/'), 200)}"
+    if name != scheme and name in {"docker-archive", "oci-archive", "oci"}:
+        return f"Write {name}:, in lower case."
+    return f"{name}: names images that are in no registry: put it into one, with skopeo copy."
 
 
 def _shown(guess: str) -> str:

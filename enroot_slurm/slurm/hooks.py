@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.trust import read_trusted
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, WorkerFailed
+from enroot_slurm.oci.local import is_local
 from enroot_slurm.oci.reference import masked
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
@@ -237,6 +238,9 @@ def _work(task: _Task, *, shared: bool) -> int:
     record.ask(requests, pyxis)
     for request in requests:
         if record.has(request):
+            continue
+        if shared and is_local(request.uri):  # a file of the job's user, whatever others may read
+            status = _LEFT
             continue
         try:
             with Reporter(place, job.node, PROLOG, request.uri) as progress:

@@ -15,13 +15,15 @@ the path.  In all other cases the script is the user's own file.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from enroot_slurm.errors import InvalidReference, UsageError, printable
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.importing.squash_file import check_squashfs
+from enroot_slurm.oci.local import LocalImage, parse_name, with_scheme
 from enroot_slurm.slurm.batch_script import directives, replace_words
 from enroot_slurm.slurm.command_line import IMAGE_OPTIONS, Syntax, components
 
@@ -131,12 +133,15 @@ def image_uri(text: str) -> str:
     """The URI that *text*, the value of an image option, means to pyxis; empty if it is a file's path."""
     if text.startswith((".", "/")):
         return ""
-    return text if "://" in text else f"docker://{text}"
+    return with_scheme(text)
 
 
 def pinned(uri: str, image: ImportedImage) -> str:
     """*uri* with the image's digest, and with ``/`` behind the registry where that may be: no shell minds it."""
-    reference = Reference.parse(uri)._replace(digest=image.digest)
+    name = parse_name(uri)
+    if isinstance(name, LocalImage):
+        return str(name)
+    reference = name._replace(digest=image.digest)
     registry = f"{reference.registry}#"
     plain = registry.replace("#", "/" if "." in registry or ":" in registry else "#")
     return str(reference).replace(registry, plain, 1)
@@ -254,8 +259,10 @@ def _import(requests: Iterable[_Request], doors: Doors, get: _Get) -> _Images:
     """The images by their URIs and architectures, imported when all requests are known to be right."""
     requests = list(requests)
     for request in requests:
-        if request.uri.startswith("docker://"):
+        if request.uri:
             _check_reference(request)
+        elif not request.where and os.path.lexists(request.text):
+            check_squashfs(request.text)
     if len({r.text for r in requests if r.option and not doors.option(r)}) > 1:
         raise UsageError(
             f"{IMAGE_VARIABLE} can't tell the components' images apart",
@@ -271,7 +278,7 @@ def _import(requests: Iterable[_Request], doors: Doors, get: _Get) -> _Images:
 
 def _check_reference(request: _Request) -> None:
     try:
-        Reference.parse(request.uri).checked()
+        parse_name(request.uri)
     except InvalidReference as error:
         hint = error.hint
         if request.where and "$" in request.text:

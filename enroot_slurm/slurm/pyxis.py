@@ -27,6 +27,7 @@ from typing import NamedTuple, Self
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.leases import lease_key
 from enroot_slurm.errors import UsageError, printable
+from enroot_slurm.oci.local import is_local
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm.job import Job
@@ -79,7 +80,7 @@ def main(*words: str) -> int:
 
 def _request(uri: str) -> Request:
     inner = uri.removeprefix(_DOCKER)
-    if "://" in inner:
+    if "://" in inner and not is_local(uri):
         # pyxis puts docker:// before all that is not its own: this is what the user wrote, and says what is wrong.
         Reference.parse(inner)
         raise UsageError(f"{_DOCKER} is there twice", hint=f"Write {inner}")

@@ -21,8 +21,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import InvalidReference, UsageError, printable
+from enroot_slurm.oci.local import LocalImage, parse_name, with_scheme
 from enroot_slurm.oci.platform import Platform
-from enroot_slurm.oci.reference import Reference, masked
+from enroot_slurm.oci.reference import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,7 +87,7 @@ def parse_words(text: str) -> list[Request]:
     for match in _WORD.finditer(text):
         key, value = _key_and_value(text, match)
         if key == "image":
-            found.append(Request(str(Reference.parse(_with_scheme(value)).checked())))
+            found.append(Request(_name(_with_scheme(value))))
         elif not found:
             raise _wrong(text, match, f"{key}= must follow its image", "Write image=REF first.")
         elif getattr(found[-1], key):
@@ -172,7 +173,21 @@ def _with_scheme(text: str) -> str:
     """*text* as a URI: pyxis' option and comments leave ``docker://`` out."""
     if text.startswith("-"):
         raise InvalidReference(f"not an image reference: {printable(text, 80)}", hint="It begins like an option.")
-    return text if "://" in text else f"docker://{text}"
+    return with_scheme(text)
+
+
+def _name(uri: str) -> str:
+    """The name that *uri* spells, in full.  Raises: InvalidReference, UsageError."""
+    name = parse_name(uri)
+    if isinstance(name, LocalImage) and not name.is_daemon:
+        if not uri.removeprefix("docker://").partition(":")[2].startswith("/"):
+            raise UsageError(
+                f"the path of an archive has to be absolute here: {printable(uri)}",
+                hint="A job's images are looked for on its nodes, before it has a directory.",
+            )
+        if name.is_inherited:
+            raise UsageError(f"a pipe is no image of a job: {printable(uri)}", hint="Name a file, or import it before.")
+    return str(name)
 
 
 def _wrong(text: str, match: re.Match[str], why: str, hint: str) -> UsageError:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from enroot_slurm.cache.directory import CacheDirectory, unwritable
 from enroot_slurm.errors import (
+    AccessDenied,
     ConfigError,
     EnrootSlurmError,
     StorageError,
@@ -43,7 +44,7 @@ from enroot_slurm.errors import (
     printable,
 )
 from enroot_slurm.importing.permission import permit
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.oci.local import is_local, parse_name
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.leased import leased_image
@@ -206,6 +207,9 @@ def _work(
     place = CacheDirectory(config.cache_path, public=shared, job=job)
     images, have, left = [], [], None
     for request in requests:
+        if shared and is_local(request.uri):
+            left = left or error_fields(AccessDenied(f"{request.uri} is for the job's user to read"))
+            continue
         try:
             with Reporter(place, NODE, NODE, request.uri) as progress:
                 patience = config.site_failure_wait
@@ -259,7 +263,7 @@ def _config(config: Config, *, shared: bool) -> Config:
 
 def _check(text: str, config: Config) -> None:
     for request in _requests(text):
-        permit(Reference.parse(request.uri), config)
+        permit(parse_name(request.uri), config)
 
 
 def _requests(text: str) -> list[Request]:

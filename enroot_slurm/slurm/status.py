@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from enroot_slurm.errors import printable
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.oci.local import LocalImage, parse_name
 from enroot_slurm.progress import Pace, Progress, size_text, work_text
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ _LIKE = Status("", "", "")
 
 
 def _without_login(uri: str) -> str:
-    return str(Reference.parse(uri)._replace(user=""))
+    name = parse_name(uri)
+    return str(name if isinstance(name, LocalImage) else name._replace(user=""))
 
 
 def job_file(root: Path, job: str, node: str, step: str, word: str = "import") -> Path:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import EnrootSlurmError, NotFound, UsageError, WorkerFailed
 from enroot_slurm.importing.permission import permit
-from enroot_slurm.oci.reference import Reference
+from enroot_slurm.oci.local import parse_name
 from enroot_slurm.settings.config import Config
 from enroot_slurm.slurm import policy
 from enroot_slurm.slurm.job import Job
@@ -38,6 +38,7 @@ from enroot_slurm.slurm.status import PROLOG, Reporter, statuses
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from enroot_slurm.importing.lock_file import LockFile
     from enroot_slurm.importing.to_cache import CachedImage
     from enroot_slurm.progress import Progress
     from enroot_slurm.slurm.job_record import Result
@@ -83,7 +84,7 @@ def image_of(
 
     Raises: NotYet, if it is not there and *now* is true; what the prolog has noted, or what the own import raises.
     """
-    permit(Reference.parse(request.uri), config)  # the user's own lists, which the prolog has not asked
+    permit(parse_name(request.uri), config)  # the user's own lists, which the prolog has not asked
     result = _noted(request, config, record, now=now, progress=progress) if record else None
     if result and result.failure:
         error = result.failure.error()
@@ -94,7 +95,9 @@ def image_of(
     return _own_image(request, job, config, step, now=now, progress=progress)
 
 
-def get_in_job(uri: str, arch: str | None, config: Config, progress: Progress | None = None) -> CachedImage:
+def get_in_job(
+    uri: str, arch: str | None, config: Config, progress: Progress | None = None, *, lock: LockFile | None = None
+) -> CachedImage:
     """`get_image` for a command, which may be part of a job: then it waits for what the job's prolog has begun.
 
     Raises: the errors of `enroot_slurm.errors`.
@@ -102,12 +105,12 @@ def get_in_job(uri: str, arch: str | None, config: Config, progress: Progress | 
     from enroot_slurm.importing.to_cache import get_image  # noqa: PLC0415 - mostly the record says it
 
     if not os.environ.get("SLURM_JOB_ID"):
-        return get_image(uri, arch=arch, config=config, progress=progress)
+        return get_image(uri, arch=arch, config=config, progress=progress, lock=lock)
     job = Job.from_environ(os.environ)
     record = Record.find(config.run_path, job.id, job.restart)
     if record:
-        _noted(Request(str(Reference.parse(uri)), arch or ""), config, record, progress=progress)
-    return get_image(uri, arch=arch, config=config, progress=progress, job=job.key)
+        _noted(Request(str(parse_name(uri)), arch or ""), config, record, progress=progress)
+    return get_image(uri, arch=arch, config=config, progress=progress, job=job.key, lock=lock)
 
 
 def variables(images: list[StepImage]) -> Iterator[tuple[str, str]]:
@@ -134,7 +137,7 @@ def main(*words: str) -> int:
             complete_environment()
             config = Config.load()
             for request in requests:
-                permit(Reference.parse(request.uri), config)
+                permit(parse_name(request.uri), config)
         return 0
     complete_environment()
     job, config = Job.from_environ(os.environ), Config.load()

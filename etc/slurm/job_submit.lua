@@ -19,6 +19,11 @@ local ENROOT_SLURM_CHECK = nil
 -- waits: a pattern begins with ^, and what it looks at is short.
 local function enroot_slurm_wrong(reference)
   local rest = reference:gsub("^docker://", "")
+  -- In no registry: a file, which the job's user reads on the nodes, or an image of a daemon.
+  if rest:match("^docker%-archive:/") or rest:match("^oci%-archive:/") or rest:match("^oci:/") or rest:match("^dockerd://%w")
+    or rest:match("^podman://%w") then
+    return nil
+  end
   if not rest:match("^[%w_%[][^%s%c]*$") then
     return "it is not a reference of an image"
   elseif rest:gsub("@sha%d+:%x+$", ""):match("^[^:/#]*:.*@") then

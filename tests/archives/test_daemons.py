@@ -123,6 +123,20 @@ def test_docker(daemon, import_environment, tmp_path) -> None:
     assert (tmp_path / "x").read_bytes() == (tmp_path / "app+1.sqsh").read_bytes()
 
 
+def test_what_is_known_is_not_sent_again(daemon, import_environment, tmp_path) -> None:
+    """By its ID the daemon's image is known; what has another ID is sent."""
+    first = enroot_slurm("get", "dockerd://app:1", environment=import_environment)
+    again = enroot_slurm("get", "dockerd://app:1", environment=import_environment)
+    assert (again.stdout, again.returncode) == (first.stdout, 0), again.stderr
+    assert daemon.asked.count("/images/app:1/get") == 1
+    copy = enroot_slurm("import", "-o", tmp_path / "x", "dockerd://app:1", environment=import_environment)
+    assert copy.returncode == 0, copy.stderr
+    daemon.archive = made_tar(docker_members(Image([Layer().file("other")], architecture=HERE), ["app:1"]))
+    daemon.inspected["Id"] = "sha256:1"
+    changed = enroot_slurm("get", "dockerd://app:1", environment=import_environment)
+    assert changed.stdout != first.stdout
+
+
 def test_nothing_is_sent_that_can_t_be_used(daemon, import_environment) -> None:
     """Another architecture, and an image that is too large, cost one small request."""
     daemon.inspected["Architecture"] = "s390x"

@@ -13,7 +13,7 @@ from support.command import wait_for
 from support.images import Image, Layer
 from support.pyxis import pyxis_standin
 
-from enroot_slurm.errors import InvalidReference, NotFound, UsageError
+from enroot_slurm.errors import InvalidReference, NotFound, UnsupportedImage, UsageError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.slurm.batch_script import directives, replace_words
 from enroot_slurm.slurm.command_line import Syntax, components
@@ -607,3 +607,29 @@ def test_the_table_of_options_is_sruns(cluster) -> None:
             # Some releases list an option that they have no more.
             wanted = {f"option '--{name}' requires an argument", f"unrecognized option '--{name}'"}
             assert any(text in result.stderr for text in wanted), result
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("docker-archive:/data/app.tar", "docker-archive:/data/app.tar"),
+        ("docker://docker-archive:/data/app.tar", "docker://docker-archive:/data/app.tar"),
+        ("dockerd://app:1", "dockerd://app:1"),
+    ],
+)
+def test_archives_are_imported_first(text, uri) -> None:
+    """pyxis gets the file; our plug-in gets the archive, which a node's user reads."""
+    get = Cache()
+    launch = srun_launch([f"--container-image={text}", "true"], HELP + PYXIS, get)
+    assert (launch.words, get.asked) == ([f"--container-image={FILE}", "true"], [uri])
+    launch = srun_launch([f"--enroot-image={text}", "true"], HELP + OURS, get)
+    assert launch.words == [f"--enroot-image={text.removeprefix('docker://')}", "true"]
+
+
+def test_files_are_looked_at(tmp_path) -> None:
+    """One that is here and no image is refused; one that is not here may be on the nodes."""
+    (tmp_path / "x.sqsh").write_bytes(b"no image" * 100)
+    with pytest.raises(UnsupportedImage, match="not a squashfs 4.0 image"):
+        srun_launch([f"--container-image={tmp_path}/x.sqsh", "true"], HELP + PYXIS, Cache())
+    words = [f"--container-image={tmp_path}/other.sqsh", "true"]
+    assert srun_launch(words, HELP + PYXIS, Cache()).words == words

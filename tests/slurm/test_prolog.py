@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.archives import docker_members, made_tar
 from support.attached import attach, write_policy
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from support.slurm import User
 
+HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 pytestmark = pytest.mark.xdist_group("slurm-prolog")
 
 
@@ -576,6 +579,23 @@ def test_private_images_stay_private(site, alice, bob, image) -> None:
         assert (failure["kind"], failure["fault"]) == ("AccessDenied", "user")
     assert not [f for f in site.cache.rglob("*") if f.suffix == ".sqsh"]
     assert "canary" not in site.cluster.logs(10_000)
+
+
+def test_archives_are_the_job_s_user_s(site, alice, bob, image) -> None:
+    """A file is read by the job's user alone, and its image is in that user's cache."""
+    image = replace(image, architecture=HERE)
+    file = alice.home / "app.tar"
+    file.write_bytes(made_tar(docker_members(image)))
+    os.chown(file, alice.uid, alice.gid)
+    file.chmod(0o600)
+    uri = f"docker-archive:{file}"
+    result = result_of(site, alice, uri)
+    assert result["uri"] == uri
+    assert Path(result["path"]).is_relative_to(alice.home)
+    assert Path(result["path"]).stat().st_uid == alice.uid
+    assert "can't read" in result_of(site, bob, uri)["failure"]["message"]
+    assert not list(site.cache.glob("images/*/*/*"))
+    assert not list(site.cache.glob("blobs/*/*"))
 
 
 def test_commands_in_credentials_are_not_run(site, alice, image) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.archives import docker_members, made_tar
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
@@ -278,12 +279,24 @@ def test_it_waits_for_the_prolog(site, slow, make_importer, hooks) -> None:
     assert registry.count("/blobs/") == 2
 
 
+def test_an_archive(site, alice, make_importer) -> None:
+    """pyxis has put docker:// before it; the image is in the user's own cache."""
+    here = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    file = alice.home / "archive.tar"
+    file.write_bytes(made_tar(docker_members(Image([Layer().file("a")], architecture=here))))
+    for uri in (f"docker://docker-archive:{file}", f"docker-archive:{file}:app:1"):
+        said = make_importer(1020, "0").get(uri)
+        assert said.status == 0, said.log
+        assert Path(said.line).is_relative_to(alice.home)
+    assert site
+
+
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("dockerd://x", ["local daemon"]),
-        ("docker://dockerd://x", ["local daemon"]),
-        ("docker://podman://x", ["local daemon"]),
+        ("docker://podman://--help", ["not the name of an image"]),
+        ("docker://docker-archive:./x.tar", ["has to be absolute"]),
+        ("docker://docker-archive:/dev/stdin", ["a pipe is no image"]),
         ("docker://docker://x", ["docker:// is there twice", "Write docker://x"]),
         ("docker://x y", ["expected one image"]),
         ("docker://x arch=arm64", ["expected one image"]),

@@ -87,6 +87,10 @@ def test_it_agrees_with_the_parser(check, vectors) -> None:
         ("./x.sqsh", "ok"),
         ("me@example.com@nvcr.io#nvidia/pytorch", "ok"),
         (f"a/x@sha512:{'ab' * 64}", "ok"),
+        ("docker-archive:/data/x.tar:@0", "ok"),
+        ("docker://oci:/data/layout:app@x", "ok"),
+        ("dockerd://app:1", "ok"),
+        ("oci:secret@nvcr.io#x", "password"),
     ],
 )
 def test_what_it_says(check, reference, said) -> None:
@@ -95,7 +99,7 @@ def test_what_it_says(check, reference, said) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["dockerd://x", "https://x", "-rf", "$(reboot)", "a/b:c:d", "h:0/x", "x@sha256:12"]
+    "reference", ["docker-archive:./x", "https://x", "-rf", "$(reboot)", "a/b:c:d", "h:0/x", "x@sha256:12"]
 )
 def test_what_the_helper_refuses(check, reference) -> None:
     assert check([reference]) == ["ok"]

@@ -8,11 +8,13 @@ import re
 import shutil
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.archives import docker_members, made_tar
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
@@ -212,6 +214,24 @@ def test_private_images(site, alice, bob, image) -> None:
         shutil.rmtree(cache)
 
 
+def test_archives(site, alice, bob, image) -> None:
+    """A file is read as the job's user, into that user's cache; a job that may not read it is held."""
+    here = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    file = alice.home / "staged.tar"
+    file.write_bytes(made_tar(docker_members(replace(image, architecture=here))))
+    os.chown(file, alice.uid, alice.gid)
+    file.chmod(0o600)
+    job = site.cluster.run_job(script(f"image=docker-archive:{file}"), user=alice)
+    path = Path(environment(job.output)["ENROOT_SLURM_IMAGE"])
+    assert path.is_relative_to(alice.home)
+    assert path.stat().st_uid == alice.uid
+    assert not list(site.cache.glob("blobs/*/*"))
+    held = site.cluster.submit(script(f"image=docker-archive:{file}"), user=bob)
+    wait_for(lambda: site.cluster.job(held)["Priority"] == "0")
+    assert "can't read" in site.cluster.run("squeue", "--noheader", f"--jobs={held}", "--format=%r").stdout
+    site.cluster.cancel(held)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -233,6 +253,9 @@ def test_private_images(site, alice, bob, image) -> None:
         ("image=docker://a:canary@h.example/x", ["a login must not hold a password", "a:***@"]),
         ("image=docker://x name=a/b", ["not a name"]),
         ("image=docker://x arch=z80", ["z80"]),
+        ("image=docker-archive:app.tar", ["has to be absolute"]),
+        ("image=docker-archive:./app.tar", ["has to be absolute"]),
+        ("image=docker-archive:/dev/stdin", ["a pipe is no image of a job"]),
         ("image=" + "x" * 5000, ["characters long"]),
     ],
 )

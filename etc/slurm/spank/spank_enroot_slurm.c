@@ -77,6 +77,9 @@ static const char *wrong(const char *reference)
 		return NULL; /* a file */
 	if (!strncmp(name, "docker://", 9))
 		name += 9;
+	/* In no registry: a file, which the job's user reads on the nodes, or an image of a daemon. */
+	if (matches(name, "^(docker-archive|oci-archive|oci):/") || matches(name, "^(dockerd|podman)://[A-Za-z0-9]"))
+		return NULL;
 	/* A digest, right or wrong: the helper knows. */
 	if (at && matches(at, "^@(sha[0-9]+|md5):[^/]*$"))
 		at = memrchr(reference, '@', at - reference);
