@@ -154,7 +154,7 @@ def test_spack_wants_what_setup_cfg_wants():
     settings.read(CHECKOUT / "setup.cfg")
     wanted = settings["options"]["install_requires"]
     runtime = re.findall(r"^([A-Za-z][\w.-]*) >= ([\d.]+)", wanted, re.MULTILINE)
-    assert len(runtime) == 6
+    assert len(runtime) == 7
     for name, least in runtime:
         spack = f"py-{name.lower().replace('.', '-')}"
         found = re.search(rf'"{re.escape(spack)}@([\d.]+):"', recipe)
