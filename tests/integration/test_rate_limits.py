@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 IMAGE = Image([Layer().file("f", b"1")], "oci")
 PROCESSES = 200
-# The modules are loaded once, and the processes come within ten seconds: on many nodes they would not compete for two
+# The modules are loaded once, and the processes come within 17 seconds: on many nodes they would not compete for two
 # processors, which keeps the first one from telling the others.
 FORK = """
 import os, sys, time
@@ -28,7 +28,7 @@ for number in range(int(sys.argv[2])):
     child = os.fork()
     if not child:
         try:
-            time.sleep(number / 20)
+            time.sleep(number / 12)
             resolve_digest(sys.argv[1])
             os._exit(0)
         except BaseException as error:
@@ -47,7 +47,7 @@ def registry() -> Iterator[FaultRegistry]:
 
 def test_many_processes(registry, import_environment) -> None:
     """Hardly anybody asks before the time is over, and then all have their answer."""
-    uri, times, seconds = serve(registry, IMAGE), [], 15
+    uri, times, seconds = serve(registry, IMAGE), [], 22
     note = lambda _: times.append(time.monotonic())  # noqa: E731 - for two faults
     slow_down = {"status": 429, "body": b"", "headers": {"Retry-After": str(seconds)}, "call": note}
     registry.fault("/manifests/", method="HEAD", times=1, **slow_down)
