@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local", "read_auths", "state_of_logins"]
 
+_PODMANS = "/run/containers"
+"""Where files are without XDG_RUNTIME_DIR; podman of root makes it for root alone, and then no other user has one."""
 _VARIABLE = "DOCKER_AUTH_CONFIG"
 _STATE_LENGTH = 32
 
@@ -119,14 +121,15 @@ def read_auths(each: AuthPath, config: Config) -> LoginFile | None:
 
 
 def _usual(environ: Mapping[str, str]) -> Iterator[AuthPath]:
-    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.geteuid()}"
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"{_PODMANS}/{os.geteuid()}"
     doubt = ""
     if environ.get("XDG_RUNTIME_DIR") and not Path(runtime).is_dir():
         doubt = (
             f"XDG_RUNTIME_DIR is {printable(runtime)}, which is not here: what podman login has written there is lost"
         )
     within = "containers/auth.json" if environ.get("XDG_RUNTIME_DIR") else "auth.json"
-    yield AuthPath(Path(runtime, within), doubt=doubt)
+    if environ.get("XDG_RUNTIME_DIR") or not os.path.isdir(_PODMANS) or os.access(_PODMANS, os.X_OK):  # noqa: PTH112
+        yield AuthPath(Path(runtime, within), doubt=doubt)
     variables = Variables(environ)
     try:
         home, config_home = variables.get("HOME") or "/", variables.get("XDG_CONFIG_HOME") or "/"

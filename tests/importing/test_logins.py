@@ -6,15 +6,19 @@ import base64
 import json
 import os
 import pwd
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.tools import require_root
 
 from enroot_slurm.errors import AccessDenied
+from enroot_slurm.importing import logins
 from enroot_slurm.importing.logins import auth_paths, credentials_of, node_local
 from enroot_slurm.registry import helpers
 from enroot_slurm.settings.config import Config
+from enroot_slurm.system.privilege import Identity, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +68,17 @@ def test_paths(home: Path, monkeypatch, variables: Mapping[str, str], paths: lis
     for path, expected in zip(found, paths, strict=True):
         assert not expected or path == home / expected.format(uid=os.geteuid())
     assert [each.path for each in auth_paths(load(auth_file="/named"))] == [Path("/named")]
+
+
+def test_a_directory_of_roots_podman(monkeypatch) -> None:
+    """podman of root makes /run/containers for root alone: no other user has a file in it, and nothing is wrong."""
+    require_root("another user looks")
+    nobody = Identity("nobody", 65534, 65534, (), "/")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as closed:  # 0700
+        monkeypatch.setattr(logins, "_PODMANS", closed)
+        found = run(lambda: [str(each.path) for each in auth_paths(load(trusted=True))], nobody)
+        assert not [path for path in found if path.startswith(closed)]
+        assert f"{closed}/0/auth.json" in [str(each.path) for each in auth_paths(load(trusted=True))]
 
 
 def test_a_runtime_directory_that_is_gone(home: Path, monkeypatch) -> None:

@@ -397,7 +397,7 @@ def test_a_waiting_user_sees_how_far_it_is(site, alice, slow) -> None:
     slow.go.set()
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "ran\n" * 2)
-    assert len(re.findall(rf"enroot-slurm: {slow.uri}: waiting for the prolog: .*% of", said)) == 1, said
+    assert len(re.findall(rf"enroot-slurm: {slow.uri}: waiting for the prolog: .*[0-9] %", said)) == 1, said
     assert site.cluster.run(*status, user=alice).stdout == ""
 
 
