@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.commands import transfer
-from enroot_slurm.commands.chosen import Cache, caches_of, one_cache, work_as_owner
+from enroot_slurm.commands.chosen import ChosenCache, caches_of, one_cache, work_as_owner
 from enroot_slurm.commands.common import add_progress, progress, tell
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _add_images(command: argparse.ArgumentParser, count: str = "+", text: str = 
     command.add_argument("images", metavar="IMAGE", nargs=count, help=text)
 
 
-def _find(cache: Cache, words: Sequence[str]) -> list[Item]:
+def _find(cache: ChosenCache, words: Sequence[str]) -> list[Item]:
     from enroot_slurm.housekeeping.keeper import find_images  # noqa: PLC0415
 
     found = cache.keeper.inventory()
@@ -221,7 +221,7 @@ def _gc(options: argparse.Namespace) -> int:
     return work_as_owner(cache, work, events)
 
 
-def _jobs(cache: Cache) -> Callable[[], frozenset[int] | str] | None:
+def _jobs(cache: ChosenCache) -> Callable[[], frozenset[int] | str] | None:
     """The source of active jobs; None: the process that works on *cache* asks Slurm itself."""
     if cache.owner is None:
         return None

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from enroot_slurm.system.events import Events
     from enroot_slurm.system.privilege import Identity
 
-__all__ = ["Cache", "caches_of", "one_cache", "work_as_owner"]
+__all__ = ["ChosenCache", "caches_of", "one_cache", "work_as_owner"]
 
 
-class Cache(NamedTuple):
+class ChosenCache(NamedTuple):
     """A cache that a command is for."""
 
     root: Path
@@ -45,7 +45,7 @@ class Cache(NamedTuple):
         return "site" if self.is_shared else "own"
 
 
-def caches_of(options: argparse.Namespace, **overrides: str | None) -> list[Cache]:
+def caches_of(options: argparse.Namespace, **overrides: str | None) -> list[ChosenCache]:
     """The caches that *options* name; by default the own one and, if there is one, the site's.
 
     Raises: UsageError.
@@ -64,7 +64,7 @@ def caches_of(options: argparse.Namespace, **overrides: str | None) -> list[Cach
         roots = [options.cache.absolute()]
     elif shared is not None and (os.geteuid() == 0 or _owns(shared)):
         roots = [shared]  # what its owner imports goes there, and root keeps the site's house
-    return [Cache(root, config._replace(cache_path=root), root == shared) for root in dict.fromkeys(roots)]
+    return [ChosenCache(root, config._replace(cache_path=root), root == shared) for root in dict.fromkeys(roots)]
 
 
 def _owns(root: Path) -> bool:
@@ -74,12 +74,12 @@ def _owns(root: Path) -> bool:
         return False
 
 
-def one_cache(options: argparse.Namespace, **overrides: str | None) -> Cache:
+def one_cache(options: argparse.Namespace, **overrides: str | None) -> ChosenCache:
     """The cache that is to be changed: by default the own one."""
     return caches_of(options, **overrides)[-1]
 
 
-def work_as_owner(cache: Cache, work: Callable[[], int], events: Events | None = None) -> int:
+def work_as_owner(cache: ChosenCache, work: Callable[[], int], events: Events | None = None) -> int:
     """The status of *work*, done as the user to whom *cache* belongs if this is root; it may tell *events*."""
     from enroot_slurm.housekeeping.as_owner import as_owner  # noqa: PLC0415
 

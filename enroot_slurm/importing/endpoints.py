@@ -14,7 +14,7 @@ from enroot_slurm.importing.tables import tables_of
 from enroot_slurm.oci.names import full_name
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.registry.endpoints import Endpoint, endpoints_of, table_of
-from enroot_slurm.registry.limits import Left, Limits
+from enroot_slurm.registry.limits import HostLimits, Left
 from enroot_slurm.registry.retry import come_back
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def route_of(uri: str, config: Config) -> Route:
         logins = credentials_of(
             physical.repository, config, lambda _: None, public=place.public, defaults=not each.is_mirror
         )
-        limits = Limits(_host(physical), notes, lambda _: None)
+        limits = HostLimits(_host(physical), notes, lambda _: None)
         state = "it did not answer within the last minute: it is asked last" if limits.is_down else ""
         held = limits.held_until
         if held > time.time():

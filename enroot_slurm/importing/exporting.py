@@ -67,7 +67,7 @@ class Exported(NamedTuple):
     """Their names and the digests of their manifests."""
 
 
-class _Part(NamedTuple):
+class _ArchivePart(NamedTuple):
     """A blob that is to be written: its bytes, or the file that has them."""
 
     size: int
@@ -91,7 +91,7 @@ def export_images(
     """
     target = Output(output, force=force)
     entries: list[dict[str, Any]] = []
-    parts: dict[Digest, _Part] = {}
+    parts: dict[Digest, _ArchivePart] = {}
     names = []
     for uri in uris:
         lookup = Lookup.of(uri if ":" in uri.partition("/")[0] and "://" in uri else f"docker://{uri}", arch, config)
@@ -127,7 +127,7 @@ def export_images(
     return Exported(target.path, size, tuple(names))
 
 
-def _entry(lookup: Lookup, named: Digest, name: str, parts: dict[Digest, _Part]) -> dict[str, Any]:
+def _entry(lookup: Lookup, named: Digest, name: str, parts: dict[Digest, _ArchivePart]) -> dict[str, Any]:
     """The entry of index.json for what *name* leads to, which becomes a part."""
     part = parts[named] = _document(lookup, named)
     assert part.content is not None
@@ -147,18 +147,18 @@ def _entry(lookup: Lookup, named: Digest, name: str, parts: dict[Digest, _Part])
     return entry
 
 
-def _document(lookup: Lookup, digest: Digest) -> _Part:
+def _document(lookup: Lookup, digest: Digest) -> _ArchivePart:
     for root, _ in lookup.caches:
         content = read_document(root, digest)
         if content is not None:
-            return _Part(len(content), content)
+            return _ArchivePart(len(content), content)
     raise StorageError(
         f"the manifest {digest} of {lookup.shown} is not in the cache",
         hint="Import the image again: 'enroot-slurm cache rm' it first.",
     )
 
 
-def _blobs(resolution: Resolution, manifest: Manifest, parts: dict[Digest, _Part]) -> None:
+def _blobs(resolution: Resolution, manifest: Manifest, parts: dict[Digest, _ArchivePart]) -> None:
     """Let the blobs of *manifest* be parts; those that are not in a cache are fetched."""
     lookup, config, progress = resolution.lookup, resolution.config, resolution.progress
     store = BlobStore(lookup.own, resolution.locks, shared=lookup.shared)
@@ -176,18 +176,18 @@ def _blobs(resolution: Resolution, manifest: Manifest, parts: dict[Digest, _Part
     ) as fetch:
         fetch.wait()
     for digest, blob in wanted.items():
-        parts[digest] = _Part(blob.descriptor.size, None, blob.path)
+        parts[digest] = _ArchivePart(blob.descriptor.size, None, blob.path)
 
 
-def _finished(resolution: Resolution, digest: Digest, parts: dict[Digest, _Part]) -> dict[str, Any]:
+def _finished(resolution: Resolution, digest: Digest, parts: dict[Digest, _ArchivePart]) -> dict[str, Any]:
     """The entry of index.json for the finished image, whose files become parts."""
     image = resolution.lookup.image(digest) or ImageBuilder(resolution).make(digest)
     sidecar_path = image.path.with_suffix(".json")
     sidecar = read_trusted(sidecar_path, {sidecar_path.lstat().st_uid}, MAX_SIDECAR)
     config = Descriptor(_SIDECAR, Digest.of(sidecar), len(sidecar))
     layer = Descriptor(_IMAGE, _digest(image), image.size)
-    parts[config.digest] = _Part(config.size, sidecar)
-    parts[layer.digest] = _Part(layer.size, None, image.path)
+    parts[config.digest] = _ArchivePart(config.size, sidecar)
+    parts[layer.digest] = _ArchivePart(layer.size, None, image.path)
     document = parts[digest].content
     assert document is not None
     content = json.dumps(
@@ -201,7 +201,7 @@ def _finished(resolution: Resolution, digest: Digest, parts: dict[Digest, _Part]
         }
     ).encode()
     made = Descriptor(OCI_MANIFEST, Digest.of(content), len(content))
-    parts[made.digest] = _Part(made.size, content)
+    parts[made.digest] = _ArchivePart(made.size, content)
     return {**_descriptor(made), "artifactType": SQUASHFS}
 
 
@@ -232,7 +232,7 @@ def _once(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({json.dumps(entry, sort_keys=True): entry for entry in entries}.values())
 
 
-def _verified(digest: Digest, part: _Part) -> Iterator[bytes]:
+def _verified(digest: Digest, part: _ArchivePart) -> Iterator[bytes]:
     """The bytes of *part*.  Raises: IntegrityError, when they are not those of *digest*."""
     hasher, size = digest.hasher(), 0
     for chunk in [part.content] if part.content is not None else _read(part.path):

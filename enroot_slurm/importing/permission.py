@@ -22,7 +22,7 @@ from enroot_slurm.settings.conf_files import conf_files, may_block, read_files
 
 if TYPE_CHECKING:
     from enroot_slurm.oci.reference import Reference
-    from enroot_slurm.settings.conf_files import File
+    from enroot_slurm.settings.conf_files import ConfFile
     from enroot_slurm.settings.config import Config
 
 __all__ = ["files_of", "of_site", "permit"]
@@ -50,7 +50,7 @@ def permit(reference: Reference | LocalImage, config: Config) -> None:
             )
 
 
-def files_of(config: Config, *, site: bool) -> list[File]:
+def files_of(config: Config, *, site: bool) -> list[ConfFile]:
     """The files that the setting registries_conf names: for the *site*'s view, as the site's YAML has it.
 
     Raises: ConfigError.

@@ -32,7 +32,7 @@ from enroot_slurm.registry.download import Download
 from enroot_slurm.registry.endpoints import Endpoint
 from enroot_slurm.registry.limits import Memory
 from enroot_slurm.registry.ranges import Requests, Streams, read_parts
-from enroot_slurm.registry.relay import Relay, with_mirrors
+from enroot_slurm.registry.relay import BlobRelay, with_mirrors
 from enroot_slurm.registry.retry import Passing, Retries, TooMany
 from enroot_slurm.registry.server import Server, verify
 from enroot_slurm.registry.transport import Transport
@@ -227,7 +227,7 @@ class Repository:
 
         Raises: NotFound, AccessDenied, NetworkError, IntegrityError, at any piece.
         """
-        relay = Relay(self._order(), self._new_retries(), self._note)
+        relay = BlobRelay(self._order(), self._new_retries(), self._note)
         transfer = Download(descriptor, self._transport.transfer_timeout, relay)
         asked: set[Server] = set()
         with self._streams.own():

@@ -18,7 +18,7 @@ from enroot_slurm.registry.retry import LONGEST_WAIT, Passing, TooMany, come_bac
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Left", "Limits", "Memory", "Notes"]
+__all__ = ["HostLimits", "Left", "Memory", "Notes"]
 
 _LEAST, _MOST = 1.0, 60.0  # seconds that are guessed
 _LONG = 300.0  # seconds after which somebody probes, where a limit of hours has no end that is told
@@ -106,7 +106,7 @@ class Left(NamedTuple):
         )
 
 
-class Limits:
+class HostLimits:
     """The limits of one registry, *host*; *tell* is told of waits, and of a limit that is nearly used up."""
 
     def __init__(self, host: str, notes: Notes, tell: Callable[[str], None], deadline: float = float("inf")) -> None:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from enroot_slurm.registry.server import Server
 
-__all__ = ["Relay", "with_mirrors"]
+__all__ = ["BlobRelay", "with_mirrors"]
 
 
-class Relay(Retries):
+class BlobRelay(Retries):
     """The attempts at one blob, of which each of *servers* has the bytes: the primary is asked again, mirrors are not.
 
     But a mirror that has sent a part, and broken off, is asked for the rest.  *failed* is told of each server that is

@@ -19,7 +19,7 @@ from enroot_slurm.registry.access import Access
 from enroot_slurm.registry.auth import MAX_ANSWER, Login, TokenAnswer
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.endpoints import Endpoint
-from enroot_slurm.registry.limits import Limits
+from enroot_slurm.registry.limits import HostLimits
 from enroot_slurm.registry.origin import Origin, RefusedTarget
 from enroot_slurm.registry.ranges import Requests
 from enroot_slurm.registry.retry import RETRIED, Passing
@@ -60,7 +60,7 @@ class Server:
     ) -> None:
         self.endpoint = endpoint
         self._limits_of = notes, warn, deadline
-        self.limits = Limits(Endpoint(endpoint.reference._replace(repository="")).name, *self._limits_of)
+        self.limits = HostLimits(Endpoint(endpoint.reference._replace(repository="")).name, *self._limits_of)
         self._reference = endpoint.reference
         self._transport = transport
         self._credentials = credentials
@@ -238,7 +238,7 @@ class Server:
                 return response
         return response
 
-    def _limited(self, limits: Limits, ask: Callable[[], Response]) -> Response:
+    def _limited(self, limits: HostLimits, ask: Callable[[], Response]) -> Response:
         """The answer, when the host may be asked; all processes learn whether it says that it was too often."""
         limits.wait(patient=not self.is_mirror)
         try:
@@ -297,7 +297,7 @@ class Server:
                 kind = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
                 ask = partial(self._http.send, "POST", url, kind, body=form)
             host = Origin.of(url).netloc
-            limits = self.limits if host == self.limits.host else Limits(host, *self._limits_of)
+            limits = self.limits if host == self.limits.host else HostLimits(host, *self._limits_of)
             with self._limited(limits, ask) as response:
                 if response.status in RETRIED:
                     raise refusals.passing(response, response.host)

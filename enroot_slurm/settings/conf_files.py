@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
     from enroot_slurm.settings.schema import Problem
 
-__all__ = ["SYSTEM", "File", "conf_files", "may_block", "read_files"]
+__all__ = ["SYSTEM", "ConfFile", "conf_files", "may_block", "read_files"]
 
 SYSTEM = (Path("/etc/containers"), Path("/usr/share/containers"))
 """Where root's files are."""
 _BLOCKS = re.compile(rb"^(?![ \t]*#).*(?:block|\\u)", re.MULTILINE | re.IGNORECASE)
 
 
-class File(NamedTuple):
+class ConfFile(NamedTuple):
     """A file, and its content."""
 
     path: Path
@@ -71,13 +71,13 @@ def conf_files(environ: Mapping[str, str] | None, *, system: Sequence[Path] = SY
     return [*([main] if main else []), *(dropped[name] for name in sorted(dropped)), *last]
 
 
-def read_files(paths: Sequence[Path], *, trusted: bool) -> list[File]:
+def read_files(paths: Sequence[Path], *, trusted: bool) -> list[ConfFile]:
     """The files *paths*; with *trusted*, none that others than root and this user can write.
 
     Raises: ConfigError.
     """
     problems: list[Problem] = []
-    files = [File(each, read_content(each, problems, required=True, trusted=trusted) or b"") for each in paths]
+    files = [ConfFile(each, read_content(each, problems, required=True, trusted=trusted) or b"") for each in paths]
     if problems:
         raise ConfigError(
             "\n".join(str(each) for each in problems), hint=" ".join(dict.fromkeys(p.hint for p in problems if p.hint))
@@ -85,7 +85,7 @@ def read_files(paths: Sequence[Path], *, trusted: bool) -> list[File]:
     return files
 
 
-def may_block(files: Sequence[File]) -> bool:
+def may_block(files: Sequence[ConfFile]) -> bool:
     """Whether one of *files* may block a registry: found without a parser, because mostly none does."""
     return any(_BLOCKS.search(each.content) for each in files)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from enroot_slurm.settings.conf_files import File
+    from enroot_slurm.settings.conf_files import ConfFile
 
 __all__ = ["parse_conf", "problems_of", "tables_in"]
 
@@ -44,7 +44,7 @@ _OLD = {
 _KINDS = {str: "text in quotes", bool: "true or false", list: "a list", dict: "a table"}
 
 
-def tables_in(files: Sequence[File]) -> tuple[list[Table], list[str]]:
+def tables_in(files: Sequence[ConfFile]) -> tuple[list[Table], list[str]]:
     """The tables of *files*, in their order, and what is doubtful in them, for people.
 
     Raises: ConfigError, with a line for each problem.

@@ -10,7 +10,7 @@ from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.hosts import HostNotes, all_notes
 from enroot_slurm.errors import NetworkError, RateLimited
 from enroot_slurm.registry import limits
-from enroot_slurm.registry.limits import Left, Limits, Memory
+from enroot_slurm.registry.limits import HostLimits, Left, Memory
 from enroot_slurm.registry.retry import Passing, TooMany
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def make(notes, told) -> Callable[..., Limits]:
+def make(notes, told) -> Callable[..., HostLimits]:
     """A function that makes the limits of one process."""
-    return lambda host="r.site": Limits(host, notes, told.append)
+    return lambda host="r.site": HostLimits(host, notes, told.append)
 
 
 def test_nothing_is_held(make, clock) -> None:
@@ -126,9 +126,9 @@ def test_a_long_wait_is_an_error(make, clock) -> None:
 
 def test_deadline(notes, told, clock) -> None:
     """No wait is longer than the import may take."""
-    Limits("r.site", notes, told.append).refused(TooMany("x", delay=60))
+    HostLimits("r.site", notes, told.append).refused(TooMany("x", delay=60))
     with pytest.raises(NetworkError):
-        Limits("r.site", notes, told.append, deadline=limits.time.monotonic() + 30).wait(patient=True)
+        HostLimits("r.site", notes, told.append, deadline=limits.time.monotonic() + 30).wait(patient=True)
 
 
 def test_left(make, notes, told) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from enroot_slurm.errors import ConfigError
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.registry.endpoints import Mirror, Table, endpoints_of, table_of
-from enroot_slurm.settings.conf_files import File, conf_files, may_block, read_files
+from enroot_slurm.settings.conf_files import ConfFile, conf_files, may_block, read_files
 from enroot_slurm.settings.registries_conf import parse_conf, tables_in
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def test_a_table_is_replaced_as_a_whole() -> None:
     """Keys of two tables with one prefix are never mixed; an empty array counts."""
     later = b'[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\nblocked = true\nmirror = []\n'
     other = b'[[registry]]\nlocation = "ghcr.io"\n'
-    found, _ = tables_in([File(Path("a"), SITE.encode()), File(Path("b"), later), File(Path("c"), other)])
+    found, _ = tables_in([ConfFile(Path("a"), SITE.encode()), ConfFile(Path("b"), later), ConfFile(Path("c"), other)])
     assert found == [
         Table("docker.io", "docker.io", blocked=True, source="b"),
         Table("ghcr.io", "ghcr.io", source="c"),
@@ -204,7 +204,7 @@ def test_unknown_keys_are_told() -> None:
     ],
 )
 def test_may_block(text: str, may: bool) -> None:
-    assert may_block([File(Path("f"), text.encode())]) is may
+    assert may_block([ConfFile(Path("f"), text.encode())]) is may
 
 
 def test_trusted_files_are_roots(tmp_path) -> None:
@@ -225,7 +225,7 @@ def test_trusted_files_are_roots(tmp_path) -> None:
 @example(b"[registry]\nmirror = 1\n")
 def test_only_our_errors(content: bytes) -> None:
     """Whatever a file holds, and nothing of it reaches a terminal as it is."""
-    may_block([File(Path("f"), content)])
+    may_block([ConfFile(Path("f"), content)])
     try:
         _, doubts = parse_conf("f", content)
     except ConfigError as error:
