@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from enroot_slurm.cache.hosts import all_notes
 from enroot_slurm.housekeeping.inventory import KINDS, Inventory, inventory
 from enroot_slurm.slurm.account import DOORS, RESULTS
 from enroot_slurm.version import __version__
@@ -58,6 +60,8 @@ _HELP = {
     "cache_filesystem_free_bytes": ("gauge", "What is left for the cache on its file system."),
     "cache_leased_images": ("gauge", "Images in use by jobs."),
     "cache_pinned_images": ("gauge", "Images that are pinned."),
+    "registry_ratelimit_remaining": ("gauge", "Pulls that a registry allows still, as it has said last."),
+    "registry_held": ("gauge", "1 while nobody asks a registry, because it was asked too often."),
     "locks_held": ("gauge", "Locks that processes hold, on all nodes that share the cache."),
     "imports_running": ("gauge", "Imports that convert layers, on all nodes that share the cache."),
     "cache_writing": ("gauge", "Files that are being written, or were when their process was killed."),
@@ -115,8 +119,28 @@ def cache_text(root: Path, limits: CollectorLimits) -> str:
     values[_name("cache_writing")] = len(found.temporaries)
     held = [Path(note.path).name for note in found.notes if note.path.endswith(".holder") and _beats(found, note)]
     values[_name("locks_held")] = len(held)
+    values |= dict(_limits(root))
     values[_name("imports_running")] = sum(name.startswith(_SLOT) for name in held)
     return _text(values)
+
+
+def _limits(root: Path) -> Iterator[tuple[str, float]]:
+    """What registries have said of their limits; the lowest number, where several logins have limits of their own."""
+    hosts: list[str] = []
+    lowest: dict[str, float] = {}
+    for note in all_notes(root, "left"):
+        with suppress(ValueError, LookupError):
+            host, remaining = _known(note["host"], hosts), _number(note["remaining"])
+            lowest[host] = min(remaining, lowest.get(host, remaining))
+    for host, remaining in lowest.items():
+        yield _name("registry_ratelimit_remaining", host=host), remaining
+    held = {_known(note.get("host"), hosts) for note in all_notes(root, "held") if _is_ahead(note.get("until"))}
+    for host in sorted(held | lowest.keys()):
+        yield _name("registry_held", host=host), host in held
+
+
+def _is_ahead(until: object) -> bool:
+    return isinstance(until, int | float) and until > time.time()
 
 
 def _beats(found: Inventory, note: CacheFile) -> bool:

@@ -16,6 +16,7 @@ from support.images import Image, Layer
 from support.tools import require_root, require_tools
 
 from enroot_slurm.cache.directory import CacheDirectory
+from enroot_slurm.cache.hosts import HostNotes
 from enroot_slurm.cache.locks import Locks
 from enroot_slurm.errors import IntegrityError, NotFound
 from enroot_slurm.housekeeping.metrics import State, count, node_text
@@ -168,4 +169,14 @@ def test_the_site(push, import_environment, tmp_path):
         told = run("metrics", "--site", environment=environ)
     assert "enroot_slurm_imports_running 1\n" in told.stdout
     assert "enroot_slurm_locks_held 2\n" in told.stdout
+    notes = [HostNotes(CacheDirectory(Path(cache)), lambda who=who: who) for who in ("a", "b")]
+    for note, remaining in zip(notes, (7, 90), strict=True):
+        note.write("left", "r.site", {"remaining": remaining})
+    notes[0].write("held", "r.site", {"until": 1e11})
+    notes[1].write("held", "q.site", {"until": 1.0})
+    notes[0].write("left", 'x"} 1', {"remaining": "\n"})
+    told = run("metrics", "--site", environment=environ)
+    assert 'enroot_slurm_registry_ratelimit_remaining{host="r.site"} 7\n' in told.stdout
+    assert 'enroot_slurm_registry_held{host="r.site"} 1\n' in told.stdout
+    assert "q.site" not in told.stdout
     check(told.stdout)
