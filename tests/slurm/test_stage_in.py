@@ -430,6 +430,15 @@ def test_slurmctld_of_a_user(slurm_site, alice, push, image) -> None:
     slurm_site.check_clean()
 
 
+def test_the_admin_comment_is_slurms_users(slurm_site, alice, push, image) -> None:
+    """The prolog, which is root's, lets a child that is Slurm's user append the digest."""
+    slurm_site.configure(record_in="admincomment")
+    job = slurm_site.cluster.run_job(script(f"image={push(image)}"), user=alice)
+    digest = environment(job.output)["ENROOT_SLURM_IMAGE_DIGEST"]
+    wait_for(lambda: slurm_site.cluster.job(job.id).get("AdminComment") == f"enroot={digest}")
+    slurm_site.check_clean()
+
+
 def test_the_longest_import(slurm_site, alice, image) -> None:
     """After StageInTimeout the import ends and the job is held; released, it is staged in."""
     cluster, go = slurm_site.cluster, threading.Event()
