@@ -84,8 +84,7 @@ def covers(prefix: str, name: str) -> bool:
 def covered(prefix: str, name: str) -> int:
     """How many characters of *name* the *prefix* stands for; 0: it does not cover it."""
     host = name.partition("/")[0]
-    registry, slash, path = prefix.partition("/")
-    prefix = host_name(registry) + slash + path
+    prefix = _plain(prefix)
     if prefix.startswith("*."):
         bare = re.sub(r":\d+$", "", host)
         return len(bare) if bare.endswith(prefix[1:]) and len(bare) >= len(prefix) else 0
@@ -96,5 +95,12 @@ def covered(prefix: str, name: str) -> int:
 
 
 def longest(prefixes: list[str], name: str) -> str | None:
-    """The longest one of *prefixes* that covers *name*."""
-    return max((each for each in prefixes if covers(each, name)), key=len, default=None)
+    """The longest one of *prefixes* that covers *name*; a host goes before a domain that is as long."""
+    found = [each for each in prefixes if covers(each, name)]
+    return max(found, key=lambda each: (len(_plain(each)), each[:1] != "*"), default=None)
+
+
+def _plain(prefix: str) -> str:
+    """*prefix* with its host as in `full_name`."""
+    registry, slash, path = prefix.partition("/")
+    return host_name(registry) + slash + path

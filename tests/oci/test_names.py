@@ -56,6 +56,8 @@ def test_covers(prefix: str, name: str, is_covered: bool) -> None:
 def test_the_longest_counts() -> None:
     assert longest(["a.b", "a.b/c", "a.b/c/d", "*.b"], "a.b/c/x:1") == "a.b/c"
     assert longest(["x.y"], "a.b/c/x:1") is None
+    assert longest(["a.b:443", "a.b/c"], "a.b/c/x:1") == "a.b/c"
+    assert longest(["*.b.c", "a.b.c"], "a.b.c/x:1") == longest(["a.b.c", "*.b.c"], "a.b.c/x:1") == "a.b.c"
 
 
 @pytest.mark.parametrize(
