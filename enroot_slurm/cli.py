@@ -54,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         return status
     finally:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            mute(sys.stdout)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                mute(stream)
         gc.freeze()  # at its end the interpreter would look for cycles, among all modules, in memory that goes anyway
 
 

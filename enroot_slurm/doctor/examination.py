@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.doctor.cache import caches_of, check_cache, check_squash
 from enroot_slurm.doctor.finding import ERROR, Finding, error, failed, skipped
-from enroot_slurm.doctor.registries import check_registries
+from enroot_slurm.doctor.registries import check_registries, check_tables
 from enroot_slurm.doctor.settings import check_credentials, check_settings, load
 from enroot_slurm.doctor.sharing import Traces, check_node_readers, check_nodes, check_team
 from enroot_slurm.doctor.slurm import check_slurm
@@ -65,6 +65,8 @@ def examine(wanted: Scope) -> Iterator[Finding]:
     if wanted.nodes and caches:
         yield from _on_nodes(caches[-1], owner, wanted.nodes)
     if not wanted.network:
+        if not trouble:
+            yield from _apart("registry.mirrors", partial(check_tables, config), owner)
         yield skipped("registry.access", "registries are not asked (--no-network)")
     elif trouble:
         yield skipped("registry.access", "registries are not asked, because the user who would ask them is not known")

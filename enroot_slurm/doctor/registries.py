@@ -15,13 +15,13 @@ from enroot_slurm.oci.reference import DOCKER_HUB
 from enroot_slurm.registry.endpoints import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from enroot_slurm.doctor.finding import Finding
     from enroot_slurm.importing.access import Checked
     from enroot_slurm.settings.config import Config
 
-__all__ = ["check_registries"]
+__all__ = ["check_registries", "check_tables"]
 
 _SKEW = 60.0  # seconds; tokens and certificates hold for minutes at least
 _CONNECT = 10.0  # seconds; a diagnosis is not worth waiting longer for
@@ -33,17 +33,19 @@ def check_registries(config: Config, names: Sequence[str]) -> Iterator[Finding]:
     config = config._replace(transfer_retries=0, connect_timeout=timeout)
     for name in names or (DOCKER_HUB, *config.insecure_registries):
         yield from _check(name, config, wanted=bool(names))
-    yield from _mirrors(config, set(names))
+    for host, endpoint in (yield from check_tables(config)).items():
+        if host not in names:
+            yield from _check(host, config, wanted=False, endpoint=endpoint)
 
 
-def _mirrors(config: Config, names: set[str]) -> Iterator[Finding]:
-    """What the tables say, and whether each mirror answers."""
+def check_tables(config: Config) -> Generator[Finding, None, dict[str, Endpoint]]:
+    """What the tables say; nobody is asked.  Returns the mirrors' hosts."""
     try:
         tables, doubts = mirrored(config)
     except EnrootSlurmError as cause:
         hint = cause.hint or "Correct the file: enroot-slurm config --check FILE."
         yield error("registry.mirrors", str(cause), hint)
-        return
+        return {}
     for text in doubts:
         yield warning("registry.mirrors", text, "Correct the key, or remove it.")
     hosts: dict[str, Endpoint] = {}
@@ -54,9 +56,7 @@ def _mirrors(config: Config, names: set[str]) -> Iterator[Finding]:
             host = each.location.partition("/")[0]
             alone = parse_registry(host)
             hosts.setdefault(host, Endpoint(alone, is_mirror=True, insecure=each.insecure, ns=each.ns))
-    for host, endpoint in hosts.items():
-        if host not in names:
-            yield from _check(host, config, wanted=False, endpoint=endpoint)
+    return hosts
 
 
 def _check(name: str, config: Config, *, wanted: bool, endpoint: Endpoint | None = None) -> Iterator[Finding]:

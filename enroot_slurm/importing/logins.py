@@ -123,7 +123,7 @@ def read_auths(each: AuthPath, config: Config) -> LoginFile | None:
 def _usual(environ: Mapping[str, str]) -> Iterator[AuthPath]:
     runtime = environ.get("XDG_RUNTIME_DIR") or f"{_PODMANS}/{os.geteuid()}"
     doubt = ""
-    if environ.get("XDG_RUNTIME_DIR") and not Path(runtime).is_dir():
+    if environ.get("XDG_RUNTIME_DIR") and not os.path.isdir(runtime):  # noqa: PTH112 - Path's raises below closed ones
         doubt = (
             f"XDG_RUNTIME_DIR is {printable(runtime)}, which is not here: what podman login has written there is lost"
         )

@@ -22,6 +22,7 @@ __all__ = ["HostLimits", "Left", "Memory", "Notes"]
 
 _LEAST, _MOST = 1.0, 60.0  # seconds that are guessed
 _LONG = 300.0  # seconds after which somebody probes, where a limit of hours has no end that is told
+_HELD = 6 * 3600.0  # seconds after which somebody probes, whatever was told: a clock or a proxy may be wrong
 _PROBE = 30.0  # seconds that a probe may take
 _PAUSE = 0.5  # seconds between two looks
 _PATIENCE = 2 * LONGEST_WAIT
@@ -150,7 +151,7 @@ class HostLimits:
         if not delay:
             guess = min(_LEAST * 2 ** (times - 1), _MOST)
             delay = guess if isinstance(error, TooMany) else _LONG
-        fields = {**error_fields(error), "until": time.time() + max(delay, _LEAST), "times": times}
+        fields = {**error_fields(error), "until": time.time() + min(max(delay, _LEAST), _HELD), "times": times}
         self._notes.write("held", self.host, fields)
         self._end_probe()
 

@@ -363,10 +363,18 @@ class _Parallel:
             with self._asking:
                 if self._url != url:  # another thread has a new one
                     return self._requests.accepted(self._requests.follow(self._url, headers))
-                response = self._requests.content(headers)
+                response = self._asked(headers)
                 self._url = response.url if response.redirected else ""
                 return response
-        return self._requests.content(headers)
+        return self._asked(headers)
+
+    def _asked(self, headers: Mapping[str, str]) -> Response:
+        """The registry's answer.  Raises: _Otherwise, if it may be that it does not send this part."""
+        response = self._requests.answer(headers)
+        if response.status in _NOT_SO and not response.redirected:
+            response.error_body()
+            raise _Otherwise
+        return self._requests.accepted(response)
 
 
 def _is_part(response: Response, start: int, stop: int, size: int) -> bool:

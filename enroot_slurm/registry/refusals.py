@@ -172,7 +172,7 @@ def _missing(reference: Reference, blob: str, code: str, said: str) -> NotFound 
         message = f"{where} has no tag {reference.tag}{said}"
     if reference.looks_cut:
         return NotFound(message, hint=_cut_hint())
-    if reference.tag == "latest" and not reference.digest:
+    if reference.tag == "latest" and not reference.digest and code != "NAME_UNKNOWN":
         return NotFound(message, hint="Name a tag: not every image has the one called latest.")
     return NotFound(message, hint="Check the spelling. Some registries say this of private images, too.")
 

@@ -248,6 +248,8 @@ def mirror(text: str) -> str:
         prefix = prefix_form(prefix.strip())
         location = prefix_form(location.strip(), domains=False)
         ns = prefix_form(ns or prefix.partition("/")[0], domains=False) if question else ""
+        if "/" in ns:
+            raise ValueError("ns is not HOST[:PORT]")  # noqa: TRY301 - told as those of prefix_form
     except ValueError as error:
         raise ConfigError(f"{quoted(text)}: {error}") from None
     return f"{prefix}={location}" + (f"?ns={ns}" if ns else "")

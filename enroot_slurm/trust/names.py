@@ -16,6 +16,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.oci.local import LocalImage
+from enroot_slurm.oci.names import host_name
 from enroot_slurm.oci.reference import DOCKER_HUB, DOCKER_HUB_NAMES
 
 if TYPE_CHECKING:
@@ -75,13 +76,18 @@ class ImageName(NamedTuple):
 
     @property
     def scopes(self) -> list[str]:
-        """Where a policy may speak of it, the most precise place first (containers-policy.json(5), "docker:")."""
-        name = self.repository
-        scopes = [] if self.is_repository else [str(self)]
-        scopes.append(name)
-        while "/" in name:
-            name = name.rpartition("/")[0]
-            scopes.append(name)
+        """Where a policy may speak of it, the most precise place first (containers-policy.json(5), "docker:").
+
+        What is said of a registry holds as well for one that is written with the port of https.
+        """
+        host, _, path = self.repository.partition("/")
+        scopes = []
+        for each in dict.fromkeys((host, host_name(host))):
+            name = f"{each}/{path}"
+            scopes += [name] if self.is_repository else [str(self._replace(repository=name)), name]
+            while "/" in name:
+                name = name.rpartition("/")[0]
+                scopes.append(name)
         host = name if name.startswith("[") else name.partition(":")[0]
         while "." in host and not host.startswith("["):
             host = host.partition(".")[2]

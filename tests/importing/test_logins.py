@@ -78,6 +78,14 @@ def test_a_directory_of_roots_podman(monkeypatch) -> None:
         monkeypatch.setattr(logins, "_PODMANS", closed)
         found = run(lambda: [str(each.path) for each in auth_paths(load(trusted=True))], nobody)
         assert not [path for path in found if path.startswith(closed)]
+        monkeypatch.setenv("XDG_RUNTIME_DIR", f"{closed}/1000")
+        config = load()
+        try:
+            os.seteuid(nobody.uid)
+            doubt = auth_paths(config)[0].doubt
+        finally:
+            os.seteuid(0)
+        assert "which is not here" in doubt
         assert f"{closed}/0/auth.json" in [str(each.path) for each in auth_paths(load(trusted=True))]
 
 

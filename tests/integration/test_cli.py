@@ -403,6 +403,18 @@ def test_a_full_disk_behind_stdout(import_environment) -> None:
     assert "Exception ignored" not in result.stderr
 
 
+@pytest.mark.parametrize("how", [[], ["-q"], ["--progress=json"]], ids=str)
+def test_a_full_disk_behind_stderr(faulty, import_environment, how) -> None:
+    """Messages that nobody can read are no error: the image is there, and its path is told."""
+    uri = serve(faulty, image())
+    with open("/dev/full", "w") as full:
+        result = enroot_slurm(
+            "get", *how, uri, environment=import_environment, capture_output=False, stdout=subprocess.PIPE, stderr=full
+        )
+    assert result.returncode == 0
+    assert Path(result.stdout.strip()).exists()
+
+
 def test_closed_streams(faulty, import_environment, tmp_path) -> None:
     """A process that is started without standard streams works, and writes no message into a file of its own."""
     uri = serve(faulty, image())

@@ -16,6 +16,8 @@ DIGEST = "sha256:" + "a" * 64
         ("docker://ubuntu", "docker.io/library/ubuntu:latest"),
         ("docker://docker.io/ubuntu:22.04", "docker.io/library/ubuntu:22.04"),
         ("docker://nvcr.io#nvidia/cuda:1", "nvcr.io/nvidia/cuda:1"),
+        ("docker://registry-1.docker.io:443#library/ubuntu", "docker.io/library/ubuntu:latest"),
+        ("docker://NVCR.io:0443#nvidia/cuda:1", "nvcr.io/nvidia/cuda:1"),
         (f"docker://localhost:5000/a:1@{DIGEST}", f"localhost:5000/a@{DIGEST}"),
     ],
 )
@@ -37,6 +39,8 @@ def test_full_name(uri: str, name: str) -> None:
         ("a.b:5000", "a.b/x:1", False),
         ("a.b:5000", "a.b:5000/x:1", True),
         ("a.b:5000/x", "a.b:5000/x/y:1", True),
+        ("a.b:443/x", "a.b/x:1", True),
+        ("registry-1.docker.io:443", "docker.io/library/x:1", True),
         ("*.b.c", "a.b.c/x:1", True),
         ("*.b.c", "z.a.b.c:5000/x:1", True),
         ("*.b.c", "b.c/x:1", False),
@@ -52,6 +56,8 @@ def test_covers(prefix: str, name: str, is_covered: bool) -> None:
 def test_the_longest_counts() -> None:
     assert longest(["a.b", "a.b/c", "a.b/c/d", "*.b"], "a.b/c/x:1") == "a.b/c"
     assert longest(["x.y"], "a.b/c/x:1") is None
+    assert longest(["a.b:443", "a.b/c"], "a.b/c/x:1") == "a.b/c"
+    assert longest(["*.b.c", "a.b.c"], "a.b.c/x:1") == longest(["a.b.c", "*.b.c"], "a.b.c/x:1") == "a.b.c"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,7 @@ def test_forms(text: str, form: str) -> None:
         ("a.b/X", "not HOST"),
         ("", "not HOST"),
         ("a b", "not HOST"),
+        ("a.b:99999/x", "1 to 65535"),
         ("x" * 600, "longer"),
     ],
 )

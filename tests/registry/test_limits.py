@@ -101,6 +101,7 @@ def test_a_probe_that_was_killed(make, clock) -> None:
         (TooMany("x", delay=90), 90),
         (RateLimited("x"), 300),
         (Passing("x", delay=600), 600),
+        (TooMany("x", delay=300 * 86400), 6 * 3600),
     ],
 )
 def test_until(make, notes, clock, error, seconds) -> None:

@@ -60,6 +60,24 @@ def test_the_most_precise_scope_counts_alone() -> None:
         assert policy.rule("docker", scopes).requirements == (AcceptAnything(),)
 
 
+def test_the_port_of_https_leaves_no_scope() -> None:
+    """Who writes the port, or an alias with it, is under the rules of the same registry without it."""
+    names = ("registry-1.docker.io:443#library/x", "index.docker.io:0443/library/x", "docker.io:443#library/x")
+    for each in names:
+        assert {"docker.io/library/x", "docker.io", "*.io"} <= set(
+            ImageName.of(Reference.parse(f"docker://{each}")).scopes
+        )
+    assert ImageName.parse("a.b:443/x:1").scopes == [
+        "a.b:443/x:1",
+        "a.b:443/x",
+        "a.b:443",
+        "a.b/x:1",
+        "a.b/x",
+        "a.b",
+        "*.b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("uri", "scopes"),
     [
