@@ -79,19 +79,37 @@ def open_members(image: LocalImage, needs: Needs) -> Members:
 def _streamed(title: str, chunks: Iterable[bytes], needs: Needs) -> Members:
     with reworded(title):
         return read_stream(
-            decompress(chunks, needs.gzip, needs.warn), title, needs.new_file, needs.limit, needs.received
+            decompress(_not_empty(chunks, title), needs.gzip, needs.warn),
+            title,
+            needs.new_file,
+            needs.limit,
+            needs.received,
         )
+
+
+def _not_empty(chunks: Iterable[bytes], title: str) -> Iterator[bytes]:
+    empty = True
+    for chunk in chunks:
+        empty = False
+        yield chunk
+    if empty:
+        raise UnsupportedImage(f"{title} is empty", hint="If a program writes it: what does that program say?")
 
 
 def _directory(image: LocalImage) -> Members:
-    path = Path(image.place)
-    if path.is_file():
+    path, shown = Path(image.place), printable(image.place)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except OSError as error:
+        raise StorageError(f"can't read {shown}: {error.strerror}") from None
+    if stat.S_ISREG(mode):
         raise UsageError(
-            f"{printable(image.place)} is a file, and no directory",
-            hint=f"An OCI layout in a tar archive is oci-archive:{printable(image.place)}",
+            f"{shown} is a file, and no directory", hint=f"An OCI layout in a tar archive is oci-archive:{shown}"
         )
-    if not path.is_dir():
-        raise NotFound(f"there is no directory {printable(image.place)}")
+    if not stat.S_ISDIR(mode):
+        raise NotFound(f"there is no directory {shown}")
     return DirectoryMembers(path)
 
 

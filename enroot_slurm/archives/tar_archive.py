@@ -27,6 +27,7 @@ _SCAN = 1 << 16
 _MAX_MEMBERS = 1 << 16
 _SMALL = 1 << 18  # bytes of a stream's member that stays in memory
 _MAX_MEMORY = 32 << 20  # of all of them
+_MAX_BESIDE = 1 << 27  # bytes of headers, padding and what follows the archive, beside the blobs
 _BLOB = re.compile(r"blobs/[a-z0-9]+/[0-9a-f]+|[^/]+(?:/[^/]+)?", re.ASCII)
 _ROOTFS = {"bin", "etc", "usr", "var", "proc", "lib", "sbin", "home", "root", "tmp", ".dockerenv"}
 
@@ -68,14 +69,14 @@ def read_stream(
     """The members of the tar archive *chunks*, read to its end.
 
     new_file  gives the path of a temporary file that is not there yet
-    limit     of bytes that are kept
+    limit     of bytes of blobs
     received  is told the number of bytes of each piece
 
     Raises: IntegrityError, UnsupportedImage, also for too many bytes; StorageError.
     """
     found = _Found(title)
     spool = _Spool(new_file, limit, title, received)
-    reader = Reader(chunks)
+    reader = Reader(_counted(chunks, title, limit))
     try:
         with reworded(title):
             for member in reader:
@@ -146,6 +147,22 @@ def not_an_image(title: str, what: str) -> UnsupportedImage:
     )
 
 
+def _counted(chunks: Iterable[bytes], title: str, limit: int) -> Iterator[bytes]:
+    # What is passed over counts as well: a few kilobytes may unpack to zeros for hours, and a device never ends.
+    left = limit + _MAX_BESIDE
+    for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            raise _too_large(title, limit)
+        yield chunk
+
+
+def _too_large(title: str, limit: int) -> UnsupportedImage:
+    return UnsupportedImage(
+        f"{title} has more than {limit} bytes of blobs", hint="The setting max_download is the limit."
+    )
+
+
 class _Spool:
     """Keeps the contents of a stream's members."""
 
@@ -165,10 +182,7 @@ class _Spool:
         """*entry* with the content of *member*, at which *reader* is.  Raises: StorageError, UnsupportedImage."""
         self._left -= member.size
         if self._left < 0:
-            raise UnsupportedImage(
-                f"{self._title} has more than {self._limit} bytes of blobs",
-                hint="The setting max_download is the limit.",
-            )
+            raise _too_large(self._title, self._limit)
         self._hasher = hashlib.sha256()
         if member.size <= min(_SMALL, self._memory):
             self._memory -= member.size

@@ -83,6 +83,8 @@ def carry_images(
                         made = _take(members, finished[digest], digest, lookup)
                     yield Carried(name, made or ImageBuilder(resolution).make(digest), None)
             except EnrootSlurmError as error:
+                if isinstance(error, NotFound) and not squashfs and _finished(members):
+                    error.hint = "The file has finished images, which can't be verified: --squashfs takes them."
                 yield Carried(name, None, error)
         if not found:
             raise NotFound(

@@ -24,6 +24,7 @@ from enroot_slurm.importing.lookup import Lookup
 from enroot_slurm.importing.output import Output
 from enroot_slurm.importing.resolution import Resolution
 from enroot_slurm.oci.digest import Digest
+from enroot_slurm.oci.local import with_scheme
 from enroot_slurm.oci.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -94,7 +95,7 @@ def export_images(
     parts: dict[Digest, _ArchivePart] = {}
     names = []
     for uri in uris:
-        lookup = Lookup.of(uri if ":" in uri.partition("/")[0] and "://" in uri else f"docker://{uri}", arch, config)
+        lookup = Lookup.of(with_scheme(uri), arch, config)
         if lookup.local is not None:
             raise UsageError(f"{lookup.shown} is a file already", hint="Name an image of a registry.")
         with Resolution(lookup, config, progress) as resolution:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from enroot_slurm.errors import IntegrityError, StorageError, UsageError, printable
 from enroot_slurm.oci.digest import Digest
@@ -71,12 +71,17 @@ class LockFile:
         except OSError as error:
             raise StorageError(f"can't read the lock file {self.path}: {error.strerror}") from None
         try:
-            document = fields(load_json(content, "lock file", _MAX_FILE), "lock file")
-            if document.get("version") != _VERSION or not isinstance(document.get("images"), list):
-                raise self._wrong("it has no version 1 and images")
-            return dict(map(self._entry, document["images"]))
+            return self._entries(fields(load_json(content, "lock file", _MAX_FILE), "lock file"))
         except (IntegrityError, UsageError) as error:
-            raise self._wrong(error.message) from None
+            raise UsageError(
+                f"{self.path} is no lock file: {printable(error.message, 500)}",
+                hint="Remove it, and it is written again.",
+            ) from None
+
+    def _entries(self, document: dict[str, Any]) -> dict[tuple[str, str], Digest]:
+        if document.get("version") != _VERSION or not isinstance(document.get("images"), list):
+            raise IntegrityError("it has no version 1 and images")
+        return dict(map(self._entry, document["images"]))
 
     def _entry(self, value: object) -> tuple[tuple[str, str], Digest]:
         entry = fields(value, "image")
@@ -84,11 +89,6 @@ class LockFile:
         if not isinstance(uri, str) or not isinstance(platform, str):
             raise IntegrityError("an image has no uri and platform")
         return _key(uri, platform), Digest.parse(entry.get("digest"))
-
-    def _wrong(self, why: str) -> UsageError:
-        return UsageError(
-            f"{self.path} is no lock file: {printable(why, 500)}", hint="Remove it, and it is written again."
-        )
 
 
 def _key(uri: str, arch: str | None) -> tuple[str, str]:

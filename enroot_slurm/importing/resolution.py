@@ -210,6 +210,7 @@ class Resolution:
             if last is None or lookup.exact or lookup.image(last.digest) is None:
                 raise
             age = f"{duration_text(max(0.0, time.time() - last.time))} ago"
+            self._named = last.digest  # who wants it next must not ask either, nor be told of another image
             if self.config.offline:
                 return last.digest
             if self.config.stale_tags or last.carried:

@@ -459,6 +459,7 @@ def test_limits(tmp_path, config) -> None:
         ("podman://--help", InvalidReference, "not the name of an image"),
         ("docker-archive:/nothing/here", NotFound, "there is no file /nothing/here"),
         ("oci:/nothing/here", NotFound, "there is no directory"),
+        (f"oci:/{'a' * 300}", StorageError, "File name too long"),
         ("docker-archive:/etc", UsageError, "is a directory"),
         ("oci:/etc/passwd", UsageError, "is a file"),
         ("docker-archive:/proc/self/mem", EnrootSlurmError, "."),

@@ -74,7 +74,26 @@ def test_export_and_import(finished, push, import_environment, cut_off, there, t
     assert cut_off("cache", "import", *finished, file).stdout.startswith("present")
     other = cut_off("get", uri.rpartition(":")[0] + ":other", ENROOT_SLURM_OFFLINE="yes")
     assert (other.returncode, "nobody is asked for it (setting offline)" in other.stderr) == (5, True)
+    further = cut_off("cache", "export", *finished, "-o", tmp_path / "b.tar", uri, ENROOT_SLURM_OFFLINE="yes")
+    assert further.returncode == 0, further.stderr
     assert cut_off("cache", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("uri", ["docker-archive:a.tar", "docker-archive:/a.tar", "oci-archive:a.tar:app:1"])
+def test_a_file_needs_no_export(uri, import_environment, tmp_path) -> None:
+    """It is not looked for in Docker Hub either."""
+    done = enroot_slurm("cache", "export", "-o", tmp_path / "b.tar", uri, environment=import_environment)
+    assert done.returncode == 2
+    assert "is a file already" in done.stderr
+
+
+def test_finished_images_are_taken_when_it_is_said(push, import_environment, there, tmp_path) -> None:
+    """Otherwise the error says why their blobs are not there."""
+    file = tmp_path / "images.tar"
+    enroot_slurm("cache", "export", "--squashfs", "-o", file, push(IMAGE), environment=import_environment)
+    done = enroot_slurm("cache", "import", file, environment=there)
+    assert done.returncode == 3
+    assert "--squashfs takes them" in done.stderr
 
 
 def test_offline_asks_nobody(import_environment, tmp_path) -> None:

@@ -130,6 +130,38 @@ def test_streams_that_end_early(cut, environment, tmp_path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("packed", ["", "gzip", "zstd"])
+def test_a_stream_that_does_not_end(packed, environment, tmp_path) -> None:
+    """What is passed over counts as well: zeros behind an archive, and members that are no blobs."""
+    limited = {**environment, "ENROOT_SLURM_MAX_DOWNLOAD": "16MiB"}
+    padding = bytes(200 << 20)
+    for number, content in enumerate((padding, made_tar([("some/where/else", padding)]))):
+        (tmp_path / str(number)).write_bytes(compressed(content, packed) if packed else content)
+        with (tmp_path / str(number)).open("rb") as file:
+            pipe = subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE)
+            done = enroot_slurm("digest", "docker-archive:/dev/stdin", environment=limited, stdin=pipe.stdout)
+            assert pipe.stdout is not None
+            pipe.stdout.close()
+            pipe.wait()
+        assert done.returncode == 6, done.stderr
+        assert "more than 16777216 bytes" in done.stderr
+        assert "max_download" in done.stderr
+    assert not left(environment)
+
+
+def test_a_device_that_does_not_end(environment) -> None:
+    limited = {**environment, "ENROOT_SLURM_MAX_DOWNLOAD": "16MiB"}
+    done = enroot_slurm("digest", "docker-archive:/dev/zero", environment=limited)
+    assert done.returncode == 6, done.stderr
+
+
+def test_an_empty_stream(environment) -> None:
+    """A program before the pipe that has failed is why."""
+    done = enroot_slurm("digest", "docker-archive:/dev/null", environment=environment)
+    assert done.returncode == 6
+    assert "/dev/null is empty\n  If a program writes it" in done.stderr
+
+
 def test_a_stream_has_no_name(environment, tmp_path) -> None:
     """Where the archive has none either, the output has to be named."""
     content = made_tar(docker_members(IMAGE, None))
