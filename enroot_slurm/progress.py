@@ -5,7 +5,7 @@ Nothing is imported here: a hook that finds its image in the cache has nothing t
 
 from __future__ import annotations
 
-__all__ = ["Pace", "Progress", "Relay", "duration_text", "size_text", "work_text"]
+__all__ = ["Pace", "Progress", "Relay", "count_text", "duration_text", "size_text", "work_text"]
 
 _WINDOW = 10.0  # seconds over which a rate is measured
 _SHORTEST = 0.5  # seconds that say something of a rate
@@ -121,6 +121,11 @@ def work_text(done: int, total: int, rate: int) -> str:
     if rate > 0 and done < total:
         text += f", {size_text(rate)}/s, {duration_text((total - done) / rate)} left"
     return text
+
+
+def count_text(count: int, noun: str) -> str:
+    """*count* of what *noun* names: ``1 layer``, ``2 layers``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def size_text(size: int) -> str:

@@ -69,7 +69,7 @@ def add_commands(commands: Commands) -> None:
 
 def _import(options: argparse.Namespace) -> int:
     from enroot_slurm.importing.to_file import import_image  # noqa: PLC0415
-    from enroot_slurm.progress import size_text  # noqa: PLC0415
+    from enroot_slurm.progress import count_text, size_text  # noqa: PLC0415
     from enroot_slurm.settings.config import Config  # noqa: PLC0415  each command loads what it needs
     from enroot_slurm.slurm.account import accounted  # noqa: PLC0415
     from enroot_slurm.system.events import Events  # noqa: PLC0415
@@ -85,7 +85,7 @@ def _import(options: argparse.Namespace) -> int:
         result = accounted(work, options.uri, "cli", Events.open(config.run_path), progress=told)
     if not options.quiet:
         seconds = sum(result.seconds.values())
-        layers = f"{result.layers_fetched} layers fetched, {result.layers_reused} from the cache"
+        layers = f"{count_text(result.layers_fetched, 'layer')} fetched, {result.layers_reused} from the cache"
         tell(f"{result.path}: {size_text(result.size)}, {layers}, {seconds:.1f} s")
     if options.verbose:
         tell(f"digest {result.digest}")

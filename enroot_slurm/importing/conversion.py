@@ -18,6 +18,7 @@ from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.errors import IntegrityError, StorageError
 from enroot_slurm.importing.layer_streams import LayerStreams
 from enroot_slurm.importing.workload import Workload
+from enroot_slurm.progress import count_text
 from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.rootfs.stack import NeedsPlan
@@ -149,7 +150,7 @@ class Conversion:
                 tasks = [cached[layer.diff_id] for layer in biggest_first]
                 self._make(workshop, streams, workload, missing, tasks)
                 self._tell(workshop.hint)
-        self._progress.phase(f"joining {len(self._layers)} layers")
+        self._progress.phase(f"joining {count_text(len(self._layers), 'layer')}")
         try:
             join_layers(
                 image,

@@ -356,7 +356,7 @@ def test_the_command_on_a_terminal(import_environment, tmp_path) -> None:
         wait_for(lambda: screen.text.endswith("\n"))
         *_, cleared, summary, _ = re.split(r"\r\n|\r", screen.text)
         assert cleared.endswith("\x1b[K")
-        assert re.fullmatch(r"(\x1b\[K)?\S+/x.sqsh: 2.0 MiB, 1 layers fetched, 0 from the cache, \d+\.\d s", summary)
+        assert re.fullmatch(r"(\x1b\[K)?\S+/x.sqsh: 2.0 MiB, 1 layer fetched, 0 from the cache, \d+\.\d s", summary)
 
 
 @pytest.mark.parametrize("joined", [True, False])
