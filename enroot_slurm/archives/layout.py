@@ -43,6 +43,11 @@ class Layout:
         self._members = members
         self._title = members.title
         if members.size("index.json") is None:
+            if members.size("manifest.json") is not None and members.size("version") is not None:
+                raise UnsupportedImage(
+                    f"{self._title} is no OCI layout, but what skopeo calls dir: and podman docker-dir",
+                    hint=f"Make a layout of it: skopeo copy dir:{self._title} oci:NEW",
+                )
             if members.size("manifest.json") is not None:
                 raise UnsupportedImage(
                     f"{self._title} is a Docker archive, and no OCI layout",

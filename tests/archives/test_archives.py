@@ -470,6 +470,17 @@ def test_uris_that_name_nothing(uri, kind, text, take) -> None:
         take(uri)
 
 
+def test_a_directory_in_skopeos_own_form(tmp_path, take) -> None:
+    """It has a name of its own, and a way to a form that is read."""
+    directory = tmp_path / "d"
+    directory.mkdir()
+    (directory / "manifest.json").write_text("{}")
+    (directory / "version").write_text("Directory Transport Version: 1.1\n")
+    with pytest.raises(UnsupportedImage, match="skopeo calls dir:") as caught:
+        take(f"oci:{directory}")
+    assert caught.value.hint == f"Make a layout of it: skopeo copy dir:{directory} oci:NEW"
+
+
 def test_unreadable_files(tmp_path, import_environment) -> None:
     """Somebody else's file is an error of storage, with the file's name."""
     path = put(tmp_path, docker_members(OTHER))
