@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.archives import docker_members, made_tar
 from support.images import Image, Layer
 
 from enroot_slurm.errors import ConversionError, UsageError
@@ -90,6 +91,18 @@ def test_a_destination(cluster, run, image) -> None:
         output = run(script).output
         assert output.count(f"{LOCAL}/new/x.sqsh\n") == 2, output
         assert ("all nodes have the image" in output) == (expected == 2)
+
+
+def test_an_archive_of_the_first_node(cluster, run, alice) -> None:
+    """A file that only the job's first node has is an image on all of them."""
+    archive = made_tar(docker_members(Image([Layer().file("of", b"an archive" * 999)])))
+    file = cluster.node_path("n1", LOCAL) / "archive.tar"
+    file.write_bytes(archive)
+    file.chmod(0o644)
+    job = run(f"image=$(enroot-slurm sbcast -q docker-archive:{LOCAL}/archive.tar) && srun cksum $image | sort -u")
+    file.unlink()
+    assert job.state == "COMPLETED", job.output
+    assert job.output.count(".sqsh\n") == 1, job.output
 
 
 def test_a_shared_cache_is_left_alone(run, cluster, alice, image) -> None:
