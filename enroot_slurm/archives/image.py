@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.archives import docker
@@ -10,7 +9,7 @@ from enroot_slurm.archives.layout import Layout, blob_name
 from enroot_slurm.archives.members import read
 from enroot_slurm.errors import IntegrityError, NotFound, UnsupportedImage
 from enroot_slurm.oci.digest import Digest
-from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
+from enroot_slurm.oci.image_config import MAX_CONFIG, stated_platform
 from enroot_slurm.oci.manifest import MAX_DOCUMENT, Index, Manifest, parse_document
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.oci.selection import select
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.archives.choice import Choice
     from enroot_slurm.archives.members import Members
+    from enroot_slurm.oci.image_config import ImageConfig
     from enroot_slurm.oci.local import LocalImage
     from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.oci.platform import Platform
@@ -65,16 +65,19 @@ class ArchivedImage(Source):
         self._open_members = open_members
         self._found = found
         self._closed = keeps_open
+        self._open: _Opened | None = None
 
-    @cached_property
+    @property
     def _opened(self) -> _Opened:
-        try:
-            members = self._open_members()
-        except KnownImage:  # more than its digest is wanted
-            members = self._open_members()
-        return self._chosen(members)
+        if self._open is None:
+            try:
+                self._open = self._chosen()
+            except KnownImage:  # more than its digest is wanted
+                self._open = self._chosen()
+        return self._open
 
-    def _chosen(self, members: Members) -> _Opened:
+    def _chosen(self) -> _Opened:
+        members = self._open_members()
         try:
             choice = Layout(members).choose(self._local) if self._is_layout else docker.choose(members, self._local)
         except BaseException:
@@ -102,9 +105,9 @@ class ArchivedImage(Source):
 
     def head(self) -> Digest:
         """The digest of what the name leads to."""
-        if "_opened" not in self.__dict__:
+        if self._open is None:
             try:
-                self.__dict__["_opened"] = self._chosen(self._open_members())
+                self._open = self._chosen()
             except KnownImage as known:
                 return known.digest
         root = self._opened.choice.root
@@ -136,12 +139,7 @@ class ArchivedImage(Source):
             return document
 
         def platform_of(manifest: Manifest) -> Platform | None:
-            config = known_config(manifest.config.digest)
-            if config is None:
-                content = self.small_blob(manifest.config.digest, manifest.config.size)
-                config = ImageConfig.parse(content)
-                keep(content)
-            return config.platform
+            return stated_platform(manifest, known_config, lambda it: self.small_blob(it.digest, it.size), keep)
 
         def read_known(wanted: Digest) -> Manifest | Index:
             return known(wanted) or load(wanted)
@@ -212,9 +210,9 @@ class ArchivedImage(Source):
 
     def close(self) -> None:
         """Remove what is temporary."""
-        if "_opened" in self.__dict__ and not self._closed:
+        if self._open is not None and not self._closed:
             self._closed = True
-            self._opened.members.close()
+            self._open.members.close()
 
     def _place(self, digest: Digest) -> str:
         return self._opened.choice.places.get(digest, blob_name(digest))

@@ -248,9 +248,8 @@ class Blob:
                 os.fchmod(fd, self._place.mode)  # not synced: whoever reads it compares its digest
             self._place.directory("blobs", digest.algorithm)
             with self._changed:
-                if self._unwanted or self._has_size(
-                    self.path
-                ):  # somebody was faster: locks do nothing, or we were left behind
+                # Somebody may have been faster: locks do nothing, or we were left behind.
+                if self._unwanted or self._has_size(self.path):
                     temp.unlink()
                 else:
                     temp.rename(self.path)

@@ -91,7 +91,8 @@ class Rate:
         try:
             now = time.time()
             step = _MINUTE / self._count
-            used_up = os.fstat(fd).st_mtime if os.fstat(fd).st_size else now
+            known = os.fstat(fd)
+            used_up = known.st_mtime if known.st_size else now  # a new file says nothing
             if used_up - now > 2 * _MINUTE:  # the clock was put back
                 used_up = now
             used_up = max(used_up, now) + step

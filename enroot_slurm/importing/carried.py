@@ -13,7 +13,7 @@ from enroot_slurm.archives.image import ArchivedImage
 from enroot_slurm.archives.layout import Layout, blob_name, full_name
 from enroot_slurm.archives.members import read
 from enroot_slurm.cache.directory import unwritable
-from enroot_slurm.cache.images import Sidecar, image_file, recipe_of
+from enroot_slurm.cache.images import Sidecar, image_file, make_images_directory, recipe_of
 from enroot_slurm.cache.trust import MAX_SIDECAR
 from enroot_slurm.errors import EnrootSlurmError, IntegrityError, NotFound, UsageError
 from enroot_slurm.importing.archived import Opener
@@ -136,7 +136,7 @@ def _take(members: Members, document: dict[str, Any], digest: Digest, lookup: Lo
     place = lookup.own
     file = image_file(place.root, lookup.recipe, lookup.platform.directory, digest)
     try:
-        place.directory("images", lookup.recipe, lookup.platform.directory)
+        make_images_directory(place, lookup.recipe, lookup.platform.directory)
         with file.draft(place) as draft:
             _copy(members, wanted, draft, sidecar.checksum)
             published = file.publish(draft, place, sidecar._replace(public=place.public, endpoint=""))

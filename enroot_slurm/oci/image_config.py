@@ -11,9 +11,11 @@ from enroot_slurm.oci.manifest import fields, load_json
 from enroot_slurm.oci.platform import Platform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["MAX_CONFIG", "ImageConfig"]
+    from enroot_slurm.oci.manifest import Descriptor, Manifest
+
+__all__ = ["MAX_CONFIG", "ImageConfig", "stated_platform"]
 
 MAX_CONFIG = 8 << 20
 """Bytes that an image config may have."""
@@ -65,6 +67,24 @@ class ImageConfig(NamedTuple):
             created=_seconds(document.get("created")),
             dropped=tuple(dropped),
         )
+
+
+def stated_platform(
+    manifest: Manifest,
+    known: Callable[[Digest], ImageConfig | None],
+    read: Callable[[Descriptor], bytes],
+    keep: Callable[[bytes], None],
+) -> Platform | None:
+    """The platform that the image config of *manifest* states; a config that is not *known* is *read*, and kept.
+
+    Raises: IntegrityError, and what *read* raises.
+    """
+    config = known(manifest.config.digest)
+    if config is None:
+        content = read(manifest.config)
+        config = ImageConfig.parse(content)
+        keep(content)
+    return config.platform
 
 
 def _seconds(stated: object) -> int:

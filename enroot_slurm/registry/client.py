@@ -22,7 +22,7 @@ from enroot_slurm.errors import (
     RateLimited,
 )
 from enroot_slurm.oci.digest import Digest
-from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
+from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig, stated_platform
 from enroot_slurm.oci.manifest import Descriptor, parse_document
 from enroot_slurm.oci.selection import select
 from enroot_slurm.registry import referrers
@@ -160,12 +160,7 @@ class Repository:
             return found
 
         def platform_of(manifest: Manifest) -> Platform | None:
-            config = known_config(manifest.config.digest)
-            if config is None:
-                content = self._config(manifest.config)
-                config = ImageConfig.parse(content)
-                keep(content)
-            return config.platform
+            return stated_platform(manifest, known_config, self._config, keep)
 
         def selected(first: Manifest | Index) -> Manifest:
             return select(first, platform, read, f"{reference.familiar_name}:{reference.tag}", platform_of=platform_of)

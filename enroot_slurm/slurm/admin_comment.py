@@ -8,10 +8,7 @@ One node of a job does it: the first one.  Source: scontrol(1), AdminComment.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING
 from enroot_slurm.errors import ConfigError, EnrootSlurmError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.slurm.log import WARNING, log
+from enroot_slurm.slurm.squeue import run_slurm
 from enroot_slurm.system.privilege import Identity, fork
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["AdminComment"]
 
 _MAX_COMMENT = 1024
-_TIMEOUT = 30.0  # seconds for each call of Slurm
 _SLURM_USER = re.compile(r"^[ \t]*SlurmUser[ \t]*=[ \t]*([A-Za-z0-9_.-]+)", re.MULTILINE | re.IGNORECASE)
 _FIRST = re.compile(r"([^\[\],]+)(?:\[([0-9]+)[^\]]*\])?(?:,|$)")
 _OLD = re.compile(r"^ +AdminComment=(.*)$", re.MULTILINE)
@@ -92,25 +89,10 @@ def _update(job: int, addition: str, conf: str) -> None:
 
 def _scontrol(conf: str, *words: str) -> str:
     """The output of scontrol.  Raises: EnrootSlurmError."""
-    program = shutil.which("scontrol")
-    if program is None:
-        raise EnrootSlurmError("there is no scontrol on PATH")
-    try:
-        done = subprocess.run(
-            [program, *words],
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=_TIMEOUT,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "SLURM_CONF": conf},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnrootSlurmError(f"scontrol failed: {type(error).__name__}") from None
-    if done.returncode:
-        raise EnrootSlurmError(f"scontrol {words[0]} failed: {done.stderr.strip()[:200]}")
-    return done.stdout
+    output = run_slurm("scontrol", *words, conf=conf)
+    if isinstance(output, str):
+        raise EnrootSlurmError(output)
+    return output.decode(errors="replace")
 
 
 def _slurm_user(conf: str) -> str:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 
-__all__ = ["active_jobs", "own_jobs"]
+__all__ = ["active_jobs", "own_jobs", "run_slurm"]
 
 _TIMEOUT = 60.0
 # Every record's own number: an array's tasks have one each as soon as they run.  Without --states it shows jobs from
@@ -26,13 +26,13 @@ def active_jobs(*, of_all: bool) -> frozenset[int] | str:
     A job that is not among them has ended: nothing less may be concluded from a call that failed, or that was shown
     this user's jobs only.
     """
-    output = _run("squeue", *_SQUEUE)
+    output = run_slurm("squeue", *_SQUEUE)
     if isinstance(output, str):
         return output
     if not _NUMBERS.fullmatch(output):
         return "squeue's output can't be understood"
     if of_all and os.geteuid() != 0:
-        settings = _run("scontrol", "show", "config")
+        settings = run_slurm("scontrol", "show", "config")
         if isinstance(settings, str):
             return settings
         if _PRIVATE.search(settings):
@@ -42,14 +42,14 @@ def active_jobs(*, of_all: bool) -> frozenset[int] | str:
 
 def own_jobs() -> frozenset[int] | str:
     """The numbers of this user's active jobs, or why they are not known."""
-    output = _run("squeue", *_SQUEUE, f"--user={os.getuid()}")
+    output = run_slurm("squeue", *_SQUEUE, f"--user={os.getuid()}")
     if isinstance(output, str):
         return output
     return frozenset(map(int, output.split())) if _NUMBERS.fullmatch(output) else "squeue's output can't be understood"
 
 
-def _run(program: str, *arguments: str) -> bytes | str:
-    """The output of the program, or the reason why there is none."""
+def run_slurm(program: str, *arguments: str, conf: str = "") -> bytes | str:
+    """The output of a program of Slurm, with the configuration *conf*, or the reason why there is none."""
     path = shutil.which(program)
     if path is None:
         return f"there is no {program} on PATH"
@@ -57,6 +57,7 @@ def _run(program: str, *arguments: str) -> bytes | str:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     environ = {**environ, "LC_ALL": "C"}
     environ.pop("SLURM_CLUSTERS", None)
+    environ |= {"SLURM_CONF": conf} if conf else {}
     try:
         result = subprocess.run(
             [path, *arguments],
