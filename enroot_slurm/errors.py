@@ -204,7 +204,8 @@ def limit_hint(error: OSError) -> str:
 
 def machine_error(error: BaseException) -> StorageError | None:
     """The error for what Python or a library met on this machine: a limit, no space, no current directory; or None."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, SystemError) and "without exception set" in str(error)):
+        # Where it could not even make a MemoryError, the interpreter says that there is an error without one.
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):
         error = OSError(errno.EAGAIN, "no thread can be started")

@@ -111,6 +111,17 @@ class _Adapter(HTTPAdapter):
         """Nothing: the context does it, and requests would add the bundle of certifi."""
 
 
+class _Session(requests.Session):
+    """A session that does not look at redirects, which `Http.get` follows.
+
+    Even when it is told not to follow them, requests would read the whole body of such an answer, unpack it, and leave
+    the connection open if the Location can't be read.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: nothing is followed."""
+
+
 class Response:
     """An answer whose body is still to be read, as it was sent; use it as a context manager."""
 
@@ -142,8 +153,8 @@ class Response:
         """The values of all headers called *name*, which may occur more than once."""
         return list(self._response.raw.headers.getlist(name))
 
-    def chunks(self) -> Iterator[bytes]:
-        """The body, in pieces of up to 1 MiB.
+    def chunks(self, wanted: int = _CHUNK) -> Iterator[bytes]:
+        """The body, in pieces of up to 1 MiB, and but for the last of at least *wanted* bytes.
 
         Raises: Passing, after all bytes that had come were yielded.
         """
@@ -163,7 +174,7 @@ class Response:
             waiting.append(data)
             held += len(data)
             # TLS gives 16 KiB at a time: too little for whoever hashes and writes.
-            if not more or held >= _CHUNK:
+            if not more or held >= wanted:
                 if joined := b"".join(waiting):
                     yield joined
                 waiting, held = [], 0
@@ -199,7 +210,7 @@ class Response:
     def read(self, limit: int) -> bytes:
         """The body's first *limit* bytes, and one more if there are more."""
         content = bytearray()
-        for chunk in self.chunks():
+        for chunk in self.chunks(min(_CHUNK, limit + 1)):
             content += chunk
             if len(content) > limit:
                 break
@@ -358,7 +369,7 @@ class Http:
                     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
                 self.client_certificate |= certificate and own
-                session = requests.Session()
+                session = _Session()
                 session.trust_env = False
                 session.headers.clear()
                 session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

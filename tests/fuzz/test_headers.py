@@ -199,7 +199,9 @@ def test_answers(registry: FaultRegistry, status: int, headers: dict[str, str], 
         headers["Location"] = f"/{headers['Location']}"
     registry.fault("/v2/", times=2, status=status, headers=headers, cut=cut)
     registry.fault("/v2/", times=1, method="HEAD", status=status, headers=headers)
-    transport = Transport(2, stall_timeout=2, retries=2, backoff=0, allow_http=True, proxies_from_env=False)
+    transport = Transport(
+        2, stall_timeout=2, import_timeout=0.5, retries=2, backoff=0, allow_http=True, proxies_from_env=False
+    )
     reference = Reference.parse(f"docker://{registry.host}#team/app")
     with Repository(reference, Credentials(), transport, warn=lambda text: text.encode("ascii")) as repository:
         with suppress(EnrootSlurmError):

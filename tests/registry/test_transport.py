@@ -344,6 +344,30 @@ def test_floods(flood: bytes, trickle: Callable[[bytes, bytes], str]):
         b"".join(response.chunks())
 
 
+REDIRECT = b"HTTP/1.1 307 T\r\nLocation: ftp://other/\r\nContent-Encoding: gzip\r\n"
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 90000000000\r\n"])
+def test_the_body_of_a_redirect(length: bytes, trickle: Callable[[bytes, bytes], str]):
+    """Not more than its beginning is read, and it is not unpacked, before the redirect is looked at."""
+    host = trickle(REDIRECT + length + b"\r\n" + bytes(100_000), b"x" * 100_000)
+    http = module.Http(Origin.of(f"http://{host}"), module.Transport(proxies_from_env=False))
+    with closing(http), pytest.raises(AccessDenied, match="refused"):
+        http.get(f"http://{host}/v2/", {})
+
+
+def test_a_location_that_is_no_text(faulty: Faulty, open_repository: Open):
+    """It is refused, and its connection serves again."""
+    registry = faulty()
+    registry.add_image("team/app")
+    registry.fault("/v2/", times=3, status=307, headers={"Location": "/\xff"})
+    repository = open_repository(f"{registry.host}#team/app")
+    for _ in range(3):
+        with suppress(NetworkError, NotFound):
+            repository.resolve(AMD64)
+    assert registry.connections == 1
+
+
 def test_some_trailers(trickle: Callable[[bytes, bytes], str]):
     """A few trailers are nothing unusual."""
     host = trickle(CHUNKED + b"1;a=b\r\nx\r\n0\r\nX: y\r\nZ: a\r\n\r\n", b"")

@@ -191,8 +191,7 @@ def test_several_images_in_one_job(site, alice, push, image) -> None:
 def test_leases_end_with_the_job(site, alice, push, image) -> None:
     """While a job runs, its image is leased; the epilog ends that, and removes the record."""
     job = site.cluster.submit("exec sleep 100", "-N2", f"--comment=enroot:{push(image)}", user=alice)
-    wait_for(lambda: len(list(site.cache.glob(f"jobs/{job}.0/*.lease"))) == 2)
-    assert site.record(job)
+    wait_for(lambda: len(list(site.cache.glob(f"jobs/{job}.0/*.lease"))) == 2 and site.record(job))
     site.cluster.cancel(job)
     site.cluster.wait_job(job)
     wait_for(lambda: site.left() == [])
