@@ -202,6 +202,10 @@ def limit_hint(error: OSError) -> str:
     return _LIMITS.get(error.errno or 0, "")
 
 
+_NOT_MAPPED = ("annot allocate memory", "failed to map segment")
+"""Words of the dynamic linker (ld.so) for too little memory."""
+
+
 def machine_error(error: BaseException) -> StorageError | None:
     """The error for what Python or a library met on this machine: a limit, no space, no current directory; or None."""
     if isinstance(error, MemoryError) or (isinstance(error, SystemError) and "without exception set" in str(error)):
@@ -209,7 +213,7 @@ def machine_error(error: BaseException) -> StorageError | None:
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):
         error = OSError(errno.EAGAIN, "no thread can be started")
-    elif isinstance(error, ImportError) and "annot allocate memory" in str(error):
+    elif isinstance(error, ImportError) and any(words in str(error) for words in _NOT_MAPPED):
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd
         return StorageError("the current directory is not there any more", hint="Change to another: cd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,8 @@ from support.images import Image, Layer, pack
 from support.installation import Installation
 from support.tools import require_root, require_tools
 from support.users import User, users
+
+from enroot_slurm.errors import machine_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +97,25 @@ def test_little_memory(other, registry) -> None:
         done = other.run("import", "-f", "-o", "x.sqsh", uri, limits=f"--as={megabytes << 20}")
         if done.returncode and "enroot-slurm: " in done.stderr:
             assert_explained(done)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        SystemError("error return without exception set"),
+        ImportError("libssl.so.3: failed to map segment from shared object"),
+        ImportError("_ssl.cpython-311-x86_64-linux-gnu.so: cannot allocate memory in static TLS block"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_names_of_little_memory(error: Exception) -> None:
+    """Where it happens decides how Python says it; users read the same words."""
+    told = machine_error(error)
+    assert told is not None
+    assert told.message == "Cannot allocate memory"
+    assert "ulimit" in told.hint
 
 
 @pytest.mark.parametrize("layers", ["yes", "no"])
