@@ -234,8 +234,8 @@ class JsonLines(_Told):
                 percent=round(100 * done / total, 1) if total else None,
                 rate=rate or None,
                 left=round((total - done) / rate, 1) if total and rate else None,
-                received=self._received,
-                expected=self._expected,
+                received=self._received if self._expected else None,
+                expected=self._expected or None,
             )
 
     def _line(self, **fields: object) -> None:

@@ -7,8 +7,10 @@
     ${XDG_CONFIG_HOME:-~/.config}/containers/auth.json
     ${DOCKER_CONFIG:-~/.docker}/config.json
     ~/.dockercfg
+    credential-helpers                            of registries.conf; before these files, if they stand in its list
+                                                  before the word containers-auth.json
 
-Sources: containers-auth.json(5); docker/cli, cli/config; docs/credentials.md.
+Sources: containers-auth.json(5); containers-registries.conf(5); docker/cli, cli/config; docs/credentials.md.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConfigError, printable
+from enroot_slurm.importing.permission import files_of
 from enroot_slurm.oci.digest import hash_of_text
-from enroot_slurm.registry.auth_file import AuthFile
+from enroot_slurm.registry.auth_file import AuthFile, HelperList
 from enroot_slurm.registry.credentials import Credentials, read_logins
 from enroot_slurm.settings.expansion import Variables
 
@@ -36,6 +39,8 @@ __all__ = ["AuthPath", "auth_paths", "credentials_of", "netrc_path", "node_local
 _PODMANS = "/run/containers"
 """Where files are without XDG_RUNTIME_DIR; podman of root makes it for root alone, and then no other user has one."""
 _VARIABLE = "DOCKER_AUTH_CONFIG"
+_FILES = "containers-auth.json"
+"""The word for files of logins among credential-helpers."""
 _STATE_LENGTH = 32
 
 
@@ -71,7 +76,9 @@ def credentials_of(
     if "docker" in config.credential_sources:
         if not config.trusted and os.environ.get(_VARIABLE):
             sources.append(partial(_of_variable, os.environ[_VARIABLE]))
+        sources.append(partial(_listed_helpers, config, before=True))
         sources += [partial(_read, each, config, warn) for each in auth_paths(config)]
+        sources.append(partial(_listed_helpers, config, before=False))
     return Credentials(sources, name=str(netrc_path(config)), repository=repository, warn=warn, defaults=defaults)
 
 
@@ -142,6 +149,17 @@ def _usual(environ: Mapping[str, str]) -> Iterator[AuthPath]:
 
 def _of_variable(text: str) -> AuthFile:
     return AuthFile(text, _VARIABLE, strict=True)
+
+
+def _listed_helpers(config: Config, *, before: bool) -> HelperList | None:
+    """The helpers that registries.conf lists *before* the word for these files, or after it."""
+    from enroot_slurm.settings.registries_conf import helpers_in  # noqa: PLC0415 - of logins alone
+
+    listed, name = helpers_in(files_of(config, site=config.trusted))
+    at = listed.index(_FILES) if _FILES in listed else len(listed)
+    helpers = listed[:at] if before else listed[at + 1 :]
+    no_helpers = "" if config.credential_commands else "credential helpers are off"
+    return HelperList(helpers, name, no_helpers=no_helpers) if helpers else None
 
 
 def _read(each: AuthPath, config: Config, warn: Callable[[str], None]) -> CredentialSource | None:

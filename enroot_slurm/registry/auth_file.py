@@ -25,9 +25,9 @@ from enroot_slurm.registry.netrc_file import Candidate
 from enroot_slurm.registry.secret import Credential, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["AuthFile"]
+__all__ = ["AuthFile", "HelperList"]
 
 _IDENTITY_TOKEN = "<token>"  # noqa: S105  (the login name by which a helper marks a refresh token)
 _ROOTS = frozenset({"v1", "v2"})  # paths of URLs that are the registry's own
@@ -113,21 +113,7 @@ class AuthFile:
                 yield key
 
     def _helper(self, helper: str, keys: list[str], user: str, family: str) -> Candidate:
-        place = f"{self._name} ({family}, docker-credential-{helper})"
-
-        def evaluate() -> Credential | None:
-            if self._no_helpers:
-                raise HelperFailed(
-                    f"{place} is not asked: {self._no_helpers}",
-                    hint="The settings credential_commands and, for hooks, hook_credential_commands turn helpers on.",
-                )
-            answer = ask_helper(helper, keys, place)
-            if answer is None or user not in {"", answer.login}:
-                return None
-            kind = "identity" if answer.login == _IDENTITY_TOKEN else "password"
-            return Credential(answer.login, answer.secret, place, kind)
-
-        return Candidate(place, False, evaluate)
+        return _of_helper(helper, keys, user, f"{self._name} ({family}", self._no_helpers)
 
     def _add_helpers(self, document: dict[str, Any], problems: list[str]) -> None:
         for host, helper in _mapping(document, "credHelpers", problems).items():
@@ -140,6 +126,45 @@ class AuthFile:
             problems.append("credsStore: not the name of a helper")
         else:
             self._store = store
+
+
+class HelperList:
+    """Helpers for all hosts, asked in their order: ``credential-helpers`` of containers-registries.conf(5)."""
+
+    def __init__(self, helpers: Sequence[str], name: str, *, no_helpers: str) -> None:
+        """Those of *helpers*, which the file *name* lists; *no_helpers*: see `AuthFile`."""
+        self._name = name
+        self._no_helpers = no_helpers
+        self._helpers = [each for each in helpers if is_helper_name(each)]
+        wrong = [each for each in helpers if each not in self._helpers]
+        self.warnings = tuple(
+            f"{name}: credential-helpers: '{printable(each, 60)}' is not the name of a helper" for each in wrong[:20]
+        )
+
+    def candidates(self, host: str, _repository: str, user: str, *, default: bool) -> Iterator[Candidate]:
+        """Their logins for *host*."""
+        keys = [HUB_KEY] if one_name(host) == DOCKER_HUB else [host.lower()]
+        for helper in () if default else self._helpers:
+            yield _of_helper(helper, keys, user, f"{self._name} (credential-helpers", self._no_helpers)
+
+
+def _of_helper(helper: str, keys: list[str], user: str, place: str, no_helpers: str) -> Candidate:
+    """What *helper* answers to the first of *keys* that it knows; *no_helpers*: why it must not be asked."""
+    place = f"{place}, docker-credential-{helper})"
+
+    def evaluate() -> Credential | None:
+        if no_helpers:
+            raise HelperFailed(
+                f"{place} is not asked: {no_helpers}",
+                hint="The settings credential_commands and, for hooks, hook_credential_commands turn helpers on.",
+            )
+        answer = ask_helper(helper, keys, place)
+        if answer is None or user not in {"", answer.login}:
+            return None
+        kind = "identity" if answer.login == _IDENTITY_TOKEN else "password"
+        return Credential(answer.login, answer.secret, place, kind)
+
+    return Candidate(place, False, evaluate)
 
 
 def _load(text: str, name: str) -> dict[str, Any]:

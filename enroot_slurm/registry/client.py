@@ -61,6 +61,7 @@ class Repository:
     endpoints  where it is, the primary last; by default at the reference's own registry
     logins     the logins for a repository at a mirror; *credentials* are the primary's
     notes      where processes tell each other of limits and of mirrors that are down
+    tell       is given why a mirror was passed over, for who wants details
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Repository:
         endpoints: Sequence[Endpoint] = (),
         logins: Callable[[str], Credentials] = lambda _: Credentials(),
         notes: Notes | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._reference = reference
         self._transport = transport
         self._warn = warn
+        self._tell = tell
         self._own = connections is None
         self._connections = connections or Connections()
         limit = transport.import_timeout
@@ -347,7 +350,9 @@ class Repository:
                 self._retries.wait(error)
 
     def _note(self, server: Server, error: EnrootSlurmError) -> None:
-        """Remember, if *error* says so, that *server* is to be asked last."""
+        """Tell that the mirror *server* is passed over; remember, if *error* says so, that it is to be asked last."""
+        if server.is_mirror:
+            self._tell(f"the mirror {server.name} is passed over: {error.message}")
         status = next(iter(getattr(error, "__notes__", ())), "")
         if server.is_mirror and isinstance(error, NetworkError | IntegrityError) and status in _DOWN:
             server.limits.note_down()

@@ -103,4 +103,5 @@ def _names(directory: Path) -> list[str]:
         names = os.listdir(directory)  # noqa: PTH208  only names are wanted
     except OSError:
         return []
-    return [name for name in names if name.endswith(".conf") and (directory / name).is_file()]
+    # A link that leads nowhere is named as an error, not left out: a site that relies on the file would not notice.
+    return [name for name in names if name.endswith(".conf") and not (directory / name).is_dir()]

@@ -4,7 +4,7 @@
 same prefix; in one file the first one counts.
 
 Unknown keys are told, and ignored: a key that stands behind ``[[registry]]`` by mistake is that table's.
-Short names, aliases and credential-helpers of these files do not count: an image without a registry is Docker Hub's.
+Short names and aliases of these files do not count: an image without a registry is Docker Hub's.
 
 Sources: the manual page; container-libs, image/pkg/sysregistriesv2.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.settings.conf_files import ConfFile
 
-__all__ = ["parse_conf", "problems_of", "tables_in"]
+__all__ = ["helpers_in", "parse_conf", "problems_of", "tables_in"]
 
 _KEYS = {
     *("registry", "unqualified-search-registries", "credential-helpers", "short-name-mode", "aliases"),
@@ -58,24 +58,41 @@ def tables_in(files: Sequence[ConfFile]) -> tuple[list[Table], list[str]]:
     return list(tables.values()), doubts
 
 
+def helpers_in(files: Sequence[ConfFile]) -> tuple[tuple[str, ...], str]:
+    """The ``credential-helpers`` of the last of *files* that lists some, and its name.
+
+    Raises: ConfigError.
+    """
+    for file in reversed(files):
+        if b"credential-helpers" in file.content:
+            parser = _Parser(str(file.path))
+            if listed := parser.helpers(_document(parser.name, file.content)):
+                return listed, parser.name
+    return (), ""
+
+
 def parse_conf(name: str, content: bytes) -> tuple[list[Table], list[str]]:
     """The tables in the *content* of the file *name*, and what is doubtful in it, for people.
 
     Raises: ConfigError, with a line for each problem.
     """
-    import tomllib  # noqa: PLC0415 - mostly there is no such file
-
-    try:
-        document = tomllib.loads(content.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name}: not UTF-8 text") from None
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{name}: not valid TOML: {printable(str(error))}") from None
+    document = _document(name, content)
     parser = _Parser(name)
     tables = parser.tables(document)
     if parser.problems:
         raise ConfigError("\n".join(parser.problems), hint=parser.hint)
     return tables, parser.doubts
+
+
+def _document(name: str, content: bytes) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - mostly there is no such file
+
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: not UTF-8 text") from None
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise ConfigError(f"{name}: not valid TOML: {printable(str(error))}") from None
 
 
 def problems_of(file: Path) -> list[Problem] | None:
@@ -102,6 +119,7 @@ class _Parser:
     def tables(self, document: dict[str, Any]) -> list[Table]:
         self._refuse_old(document)
         self._doubt(document, _KEYS, "")
+        self.helpers(document)
         tables: list[Table] = []
         states: dict[str, tuple[bool, bool]] = {}
         for where, entry in self._entries(document, "registry", "[[registry]]"):
@@ -116,6 +134,13 @@ class _Parser:
             else:
                 tables.append(table)
         return tables
+
+    def helpers(self, document: dict[str, Any]) -> tuple[str, ...]:
+        listed = self._get("credential-helpers", document, "credential-helpers", [])
+        if all(isinstance(each, str) for each in listed):
+            return tuple(listed)
+        self._problem("credential-helpers", "expected texts in quotes")
+        return ()
 
     def _refuse_old(self, document: dict[str, Any]) -> None:
         old = document.pop("registries", None)

@@ -140,6 +140,37 @@ def test_hooks_run_no_helpers(home: Path, monkeypatch, commands: bool) -> None:
     assert (home / "ran").exists() == commands
 
 
+@pytest.mark.parametrize(
+    ("listed", "login"),
+    [
+        ('["x"]', "x"),
+        ('["none", "x", "y"]', "x"),
+        ('["containers-auth.json", "x"]', "file"),
+        ('["none", "containers-auth.json", "x"]', "file"),
+        ('["none"]', "file"),
+        ("[]", "file"),
+    ],
+)
+def test_helpers_of_registries_conf(home: Path, monkeypatch, listed: str, login: str) -> None:
+    """They are asked in their order, before the files of docker and podman, or after them, as the list says."""
+    monkeypatch.setattr(helpers, "_answers", {})
+    monkeypatch.setenv("PATH", f"{home}/bin:{os.environ['PATH']}")
+    for name in ("x", "y"):
+        answer = json.dumps({"Username": name, "Secret": "s"})
+        write(home / f"bin/docker-credential-{name}", f"#!/bin/sh\necho '{answer}'\n").chmod(0o700)
+    none = write(
+        home / "bin/docker-credential-none", "#!/bin/sh\necho credentials not found in native keychain; exit 1\n"
+    )
+    none.chmod(0o700)
+    write(home / ".docker/config.json", document("file"))
+    conf = write(home / "registries.conf", f"credential-helpers = {listed}\n")
+    credential = credentials_of("", load(registries_conf=conf), pytest.fail, public=False).find("h")
+    assert credential
+    assert credential.login == login
+    if login == "x":
+        assert credential.source == f"{conf} (credential-helpers, docker-credential-x)"
+
+
 @pytest.mark.parametrize("text", [document("site"), "machine h login site password pw"])
 def test_the_site(home: Path, text: str) -> None:
     """In the site's name, only the file that it names counts, in either form."""

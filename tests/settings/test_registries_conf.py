@@ -14,7 +14,7 @@ from enroot_slurm.errors import ConfigError
 from enroot_slurm.oci.reference import Reference
 from enroot_slurm.registry.endpoints import Mirror, Table, endpoints_of, table_of
 from enroot_slurm.settings.conf_files import ConfFile, conf_files, may_block, read_files
-from enroot_slurm.settings.registries_conf import parse_conf, tables_in
+from enroot_slurm.settings.registries_conf import helpers_in, parse_conf, tables_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +91,31 @@ def test_variables(tree, tmp_path) -> None:
     assert tree(*names, environ=named) == ["x.conf"]
     last = {"CONTAINERS_REGISTRIES_CONF_OVERRIDE": str(tmp_path / "x.conf")}
     assert tree(environ=last) == ["etc/registries.conf", "etc/registries.conf.d/a.conf", "x.conf"]
+
+
+def test_a_link_that_leads_nowhere(tree, tmp_path) -> None:
+    """It is an error, for the file is missed; a directory is none of them."""
+    (tmp_path / "etc/registries.conf.d/20-d.conf").mkdir(parents=True)
+    link = tmp_path / "etc/registries.conf.d/30-e.conf"
+    link.symlink_to("gone")
+    assert tree() == ["etc/registries.conf.d/30-e.conf"]
+    with pytest.raises(ConfigError, match=r"30-e\.conf"):
+        read_files([link], trusted=False)
+
+
+def test_helpers() -> None:
+    """The last file that lists some counts."""
+
+    def listed(*texts: str) -> tuple[tuple[str, ...], str]:
+        return helpers_in([ConfFile(Path(f"{number}"), text.encode()) for number, text in enumerate(texts)])
+
+    assert listed(SITE, "") == ((), "")
+    assert listed('credential-helpers = ["a", "b"]', SITE) == (("a", "b"), "0")
+    assert listed('credential-helpers = ["a"]', 'credential-helpers = ["b"]') == (("b",), "1")
+    assert listed('credential-helpers = ["a"]', "credential-helpers = []") == (("a",), "0")
+    for wrong in ('"a"', "[1]"):
+        with pytest.raises(ConfigError, match="credential-helpers"):
+            parse_conf("f", f"credential-helpers = {wrong}".encode())
 
 
 def test_a_table_is_replaced_as_a_whole() -> None:
