@@ -149,7 +149,7 @@ def is_local(uri: str) -> bool:
 
 def with_scheme(text: str) -> str:
     """The URI that *text* means where ``docker://`` may be left out, as in pyxis' option."""
-    plain = "://" in text or text.startswith(("docker-archive:", "oci-archive:"))
+    plain = "://" in text or text.startswith(("docker-archive:", "oci-archive:")) or bool(_BEHIND_DOCKER.match(text))
     return text if plain else f"{_DOCKER}{text}"
 
 

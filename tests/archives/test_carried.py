@@ -79,7 +79,7 @@ def test_export_and_import(finished, push, import_environment, cut_off, there, t
     assert cut_off("cache", "verify").returncode == 0
 
 
-@pytest.mark.parametrize("uri", ["docker-archive:a.tar", "docker-archive:/a.tar", "oci-archive:a.tar:app:1"])
+@pytest.mark.parametrize("uri", ["docker-archive:a.tar", "docker-archive:/a.tar", "oci-archive:a.tar:app:1", "oci:/a"])
 def test_a_file_needs_no_export(uri, import_environment, tmp_path) -> None:
     """It is not looked for in Docker Hub either."""
     done = enroot_slurm("cache", "export", "-o", tmp_path / "b.tar", uri, environment=import_environment)
