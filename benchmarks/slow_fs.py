@@ -4,7 +4,8 @@ So are file systems far away.  It needs fuse3 and ``pip install mfusepy``; the k
 a second, as clients of such file systems do.
 """
 
-# ruff: noqa: PTH - the kernel's calls are passed on as they are
+# The calls of the kernel are passed on as they are.
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH208
 from __future__ import annotations
 
 import os
@@ -12,11 +13,11 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _TIMEOUT = 10.0  # seconds for the mount
 _ATTRIBUTES = ("st_gid", "st_mode", "st_nlink", "st_size", "st_uid", "st_ino")
