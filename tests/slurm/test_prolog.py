@@ -680,6 +680,7 @@ def test_scancel_during_an_import(site, alice, slow) -> None:
 def test_slurmd_ends_during_an_import(site, alice, slow, number, push) -> None:
     """slurmd is ended while its prolog imports, and started again: nothing is damaged, the next job has its image."""
     registry, uri, go = slow
+    site.cluster.wait_for_node("n1")
     job = site.cluster.submit("true", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
     wait_for(lambda: registry.count("/blobs/"))
     site.cluster.stop_node("n1", number)
@@ -694,6 +695,7 @@ def test_an_orphan_prolog(site, alice, slow) -> None:
     """A prolog whose slurmd was killed works on until the job is requeued; then the epilog ends it."""
     registry, uri, go = slow
     site.configure(insecure_registries=[registry.host], prolog_deadline=60)
+    site.cluster.wait_for_node("n1")
     job = site.cluster.submit("true", "-w", "n1", f"--comment=enroot:{uri}", user=alice)
     wait_for(lambda: registry.count("/blobs/"))
     site.cluster.stop_node("n1", signal.SIGKILL)

@@ -252,6 +252,10 @@ class Cluster:
         if self.sinfo_reasons():
             self.run("scontrol", "update", f"nodename={','.join(self.nodes)}", "state=resume", check=False)
 
+    def wait_for_node(self, node: str, seconds: float = 150) -> None:
+        """Wait until *node* is idle: after a slurmd that was ended, Slurm may ask it again only a minute later."""
+        wait_for(lambda: " State=IDLE " in self.run("scontrol", "-o", "show", "node", node).stdout, seconds)
+
     def stop_node(self, node: str, number: int = signal.SIGTERM, *, wait: bool = True) -> None:
         """End the slurmd of *node* by a signal; its jobs, and with SIGKILL its prologs, go on."""
         process = self._daemons[node]
