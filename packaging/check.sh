@@ -6,6 +6,9 @@ cd "$(dirname "$0")/.."
 sh etc/bootstrap.sh dev debhelper dpkg-dev fakeroot lintian mmdebstrap docker-registry skopeo umoci busybox-static \
     squashfs-tools curl
 make build
+DEBFULLNAME=${DEBFULLNAME:-$(git config user.name || echo "A check of packages")}
+DEBEMAIL=${DEBEMAIL:-$(git config user.email || echo packages@check.test)}
+export DEBFULLNAME DEBEMAIL # a builder has no git
 for suite in ${SUITES:-bookworm trixie noble}; do
     echo "==== $suite"
     MIRROR=

@@ -23,6 +23,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 TAGS = ("manylinux_2_17", "manylinux2014", "manylinux_2_28")
+EXTRAS = ("signatures", "socks")
+"""Of those in setup.cfg: a site without a network can't add them."""
 FOLDERS = ("docs", "etc", "examples")
 FILES = ("CHANGELOG.md", "LICENSE", "README.md")
 UNWANTED = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
@@ -72,7 +74,8 @@ def requirements(python: str) -> list[str]:
     pinned = {line.partition("==")[0].lower(): line for line in lines if line and not line.startswith("#")}
     settings = configparser.ConfigParser()
     settings.read(CHECKOUT / "setup.cfg")
-    for line in settings["options"]["install_requires"].strip().splitlines():
+    wanted = [settings["options"]["install_requires"], *(settings["options.extras_require"][each] for each in EXTRAS)]
+    for line in "\n".join(wanted).splitlines():
         name = line.partition("#")[0].partition(" ")[0].lower()
         if name and name not in pinned:
             raise SystemExit(f"packaging/constraints.txt lacks {name}")

@@ -30,5 +30,6 @@ cp "$work/dist/enroot_slurm-$version-py3-none-any.whl" "$2/"
 .venv/bin/twine check --strict "$2/enroot_slurm-$version.tar.gz" "$2/enroot_slurm-$version-py3-none-any.whl"
 
 cp -R "$1" "$work/enroot-slurm-$version"
+find "$work/enroot-slurm-$version" -name __pycache__ -prune -exec rm -rf {} +
 pack "$work/enroot-slurm-$version" "$2/enroot-slurm-$version-linux-$(uname -m).tar.gz"
 ls "$2"/*"$version"*

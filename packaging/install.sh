@@ -35,6 +35,7 @@ copy() {
 }
 
 copy packages "$destination$lib/packages"
+find "$destination$lib/packages" -name __pycache__ -prune -exec rm -rf {} + # the archive was used where it lies
 copy configure "$destination$lib/configure"
 fill program 755 "$destination$prefix/bin/enroot-slurm"
 fill names 755 "$destination$lib/libexec/names"

@@ -21,6 +21,7 @@ fail() {
 step "Install, with no network"
 inside sh -c 'dpkg -i /var/tmp/packages/*.deb'
 inside enroot-slurm version
+inside /usr/lib/enroot-slurm/bin/python3 -I -c 'import enroot_slurm.trust.crypto, socks, zlib_ng, yaml.cyaml'
 inside test -d /etc/slurm/prolog.d && fail "Slurm's directory was changed"
 inside /usr/share/enroot-slurm/prolog.d/50-enroot-slurm || fail "the prolog would drain the node"
 

@@ -104,7 +104,8 @@ def _of_proxy(causes: list[BaseException], host: str, proxy: str) -> NetworkErro
     if any(isinstance(c, requests.exceptions.InvalidSchema) for c in causes):
         return NetworkError(
             f"the proxy {proxy} speaks SOCKS, for which a part is missing",
-            hint="Install PySocks (pip install enroot-slurm[socks], or your distribution's python3-socks).",
+            hint="Packages and the archive of enroot-slurm have PySocks: install them again. "
+            "Where pip has installed it: pip install 'enroot-slurm[socks]'.",
         )
     if socks := [c for c in causes if type(c).__module__ == "socks"]:
         return _of_socks(socks, host, proxy)

@@ -26,7 +26,8 @@ try:
 except ImportError as missing:
     raise ImageRefused(
         f"the policy asks for a signature, but signatures can't be verified here: {missing}",
-        hint="Install what is needed for that: pip install 'enroot-slurm[signatures]'",
+        hint="Packages and the archive of enroot-slurm have what is needed for that: install them again. "
+        "Where pip has installed it: pip install 'enroot-slurm[signatures]'.",
     ) from None
 
 if TYPE_CHECKING:

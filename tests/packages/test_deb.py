@@ -28,8 +28,12 @@ def test_the_packages(tree, tmp_path):
         ["sh", "packaging/try-deb.sh", suite(), str(debs)],
     ):
         words = [*command, *map(str, debs.glob("*.changes"))] if command[0] == "lintian" else command
-        done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        environ = {**os.environ, "DEBFULLNAME": "Site", "DEBEMAIL": "packages@check.test"}
+        done = subprocess.run(words, cwd=CHECKOUT, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    for deb in debs.glob("*.deb"):
+        told = subprocess.run(["dpkg-deb", "-f", deb, "Maintainer"], capture_output=True, text=True, check=True).stdout
+        assert told == "Site <packages@check.test>\n"
 
 
 def suite() -> str:

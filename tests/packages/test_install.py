@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical_name
 
 import enroot_slurm
 
@@ -33,6 +36,48 @@ def test_it_runs_where_it_was_unpacked(tree, tmp_path):
         assert told(program, "version", PYTHONPATH=str(tmp_path)) == VERSION
 
 
+def test_all_that_the_packages_need_is_there(tree):
+    """Each package finds what its own metadata asks for: with every release of Python, and no extra left out."""
+    packages = tree / "packages"
+    found = {canonical_name(each.name): each for each in distributions(path=[str(packages)])}
+    assert {"cryptography", "cffi", "pysocks"} <= found.keys()
+    for each in found.values():
+        for line in each.requires or []:
+            need = Requirement(line)
+            for python in ("3.11", "3.12", "3.13", "3.14"):
+                environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+                if need.marker is None or need.marker.evaluate(environment):
+                    assert canonical_name(need.name) in found, f"{each.name} needs {line}"
+                    assert found[canonical_name(need.name)].version in need.specifier, f"{each.name} needs {line}"
+
+
+@pytest.mark.parametrize("release", ["3.11", "3.12", "3.13", "3.14"])
+def test_signatures_and_socks_proxies_work(tree, release):
+    """The libraries load with each release of Python that is here, from the tree, without any of the machine's."""
+    python = shutil.which(f"python{release}")
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no Python {release}")
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import cryptography, socks, enroot_slurm.trust.crypto
+print(cryptography.__file__, socks.__file__)
+"""
+    words = [python, "-I", "-B", "-c", code, tree / "packages"]
+    assert all(file.startswith(f"{tree}/packages/") for file in told(*words).split())
+
+
+def test_the_program_goes_through_a_socks_proxy(tree, tmp_path):
+    """Nobody listens there: the error is the proxy's, and not that PySocks is missing."""
+    shutil.copytree(tree, tmp_path / "unpacked", symlinks=True)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "https_proxy": "socks5h://127.0.0.1:1"}
+    words = [tmp_path / "unpacked/bin/enroot-slurm", "digest", "docker://registry.test/app"]
+    environment["ENROOT_TRANSFER_RETRIES"] = "0"
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "the proxy 127.0.0.1:1, on the way to registry.test, can't be reached" in done.stderr
+
+
 def test_install_and_install_again(tree, tmp_path):
     """What is installed runs without the archive; a second time replaces programs, and leaves settings."""
     prefix, etc = tmp_path / "prefix", tmp_path / "etc"
@@ -43,6 +88,9 @@ def test_install_and_install_again(tree, tmp_path):
     (prefix / "lib/enroot-slurm/packages/enroot_slurm/gone.py").touch()
     told("sh", tree / "install.sh", **environ)
     assert told(prefix / "bin/enroot-slurm", "version") == VERSION
+    python = prefix / "lib/enroot-slurm/bin/python3"
+    files = told(python, "-I", "-c", "import cryptography, socks; print(cryptography.__file__, socks.__file__)")
+    assert files.count(f"{prefix}/lib/enroot-slurm/") == 2
     assert (etc / "enroot-slurm/config.yaml").read_text() == "max_imports: 3\n"
     assert not (prefix / "lib/enroot-slurm/packages/enroot_slurm/gone.py").exists()
     assert not list(prefix.rglob("*.new"))

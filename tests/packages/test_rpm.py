@@ -38,6 +38,7 @@ def test_they_unpack_and_run(rpms, tmp_path):
     python = tmp_path / "usr/lib/enroot-slurm/bin/python3"
     assert told(python, "-I", "-m", "enroot_slurm", "version") == f"enroot-slurm {enroot_slurm.__version__}\n"
     assert "site-packages" in told(python, "-I", "-c", "import requests, yaml, filelock; print(requests.__file__)")
+    told(python, "-I", "-c", "import cryptography, socks, enroot_slurm.trust.crypto")
     files = set(told("rpm", "-qpl", main).split("\n"))
     for file in (
         "/usr/bin/enroot-slurm",
