@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 RUNS = 20
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def fill(cache: Path, number: int) -> None:
@@ -40,7 +41,8 @@ def fill(cache: Path, number: int) -> None:
 
 def main(numbers: list[int]) -> None:
     """Print a line for each number of images."""
-    command = [sys.executable, "-I", "-m", "enroot_slurm.commands.names", "docker://"]
+    code = "import sys; sys.path[:0] = sys.argv[1:2]; from enroot_slurm.commands.names import main; main(sys.argv[2])"
+    command = [sys.executable, "-I", "-S", "-c", code, str(CHECKOUT), "docker://"]  # as packaging/names
     for number in numbers:
         with tempfile.TemporaryDirectory() as directory:
             fill(Path(directory), number)

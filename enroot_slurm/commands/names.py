@@ -3,6 +3,9 @@
     python3 -I -m enroot_slurm.commands.names [PREFIX]
 
 prints a URI on each line, the newest image's first. What a cache says is for a shell: only plain words leave here.
+
+A person waits for it at a key. So `enroot_slurm.cache.images`, which checks all of a sidecar, and json are not loaded
+for the one field that is needed here.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enroot_slurm.cache.images import Sidecar
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.settings.config import Config
 
@@ -28,7 +30,8 @@ _MAX_SIDECARS = 500
 _MAX_SORTED = 2000
 """Of more, any: looking at the time of each would take too long."""
 _MAX_SIDECAR = 64 << 10
-_PLAIN = re.compile(r"docker://[A-Za-z0-9][A-Za-z0-9._:/@+-]*", re.ASCII)
+_URI = re.compile(rb'[{,]\s*"uri"\s*:\s*"(docker://[A-Za-z0-9][A-Za-z0-9._:/@+#-]*)"')
+"""The field of a sidecar, if it is plain. It is no part of another field: there, quotation marks have backslashes."""
 
 
 def names(roots: list[Path]) -> Iterator[str]:
@@ -36,10 +39,10 @@ def names(roots: list[Path]) -> Iterator[str]:
     seen = set()
     for root in roots:
         for path in _sidecars(root):
-            with suppress(OSError, ValueError, TypeError):
-                name = Sidecar.parse(_read(path)).uri.replace("#", "/")
-                name = name if name.startswith("docker://") else f"docker://{name}"
-                if name not in seen and _PLAIN.fullmatch(name):
+            with suppress(OSError):
+                found = _URI.search(_read(path))
+                name = found[1].decode().replace("#", "/") if found else ""
+                if name and name not in seen:
                     seen.add(name)
                     yield name
 
@@ -82,8 +85,10 @@ def _entries(path: str | Path) -> list[os.DirEntry[str]]:
 
 def _read(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(_MAX_SIDECAR)
+    try:
+        return os.read(descriptor, _MAX_SIDECAR)
+    finally:
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +40,21 @@ def conf_file(default: Path, environ: Mapping[str, str]) -> Path:
     *default* is that of the packages; a build from source has /usr/local/etc/enroot.  Source: enroot.in.
     """
     directory = environ.get("ENROOT_SYSCONF_PATH", "")
-    program = shutil.which("enroot", path=environ.get("PATH", os.defpath))
+    program = _program("enroot", environ.get("PATH", os.defpath))
     if not directory and program:
         with contextlib.suppress(OSError), open(program, "rb") as script:  # noqa: PTH123 - no Path is needed for it
             match = _SYSCONF.search(script.read(_MAX_SCRIPT))
             directory = match[1].decode() if match else ""
     return Path(directory, default.name) if directory.startswith("/") else default
+
+
+def _program(name: str, path: str) -> str:
+    """The first program *name* in the directories *path*, or empty; as `shutil.which`, which takes 4 ms to load."""
+    for directory in path.split(os.pathsep):
+        program = os.path.join(directory, name)  # noqa: PTH118 - no Path is needed for it
+        if os.access(program, os.X_OK) and os.path.isfile(program):  # noqa: PTH113 - likewise
+            return program
+    return ""
 
 
 def read_entries(name: str, content: bytes, variables: Variables) -> tuple[list[Assignment], list[tuple[str, Problem]]]:

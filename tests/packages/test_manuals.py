@@ -98,11 +98,14 @@ class Shell:
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self.directory, self.environment = directory, environment
-        names = directory / "names"
-        names.write_text(f'#!/bin/sh\nexec {sys.executable} -I -m enroot_slurm.commands.names "$@"\n')
-        names.chmod(0o755)
+        (directory / "libexec").mkdir()
+        (directory / "packages").symlink_to(CHECKOUT)
+        self.names = directory / "libexec/names"
+        text = (CHECKOUT / "packaging/names").read_text().replace("@PYTHON@", sys.executable)
+        self.names.write_text(text.replace("@LIBEXECDIR@", str(directory / "libexec")))
+        self.names.chmod(0o755)
         for shell in ("bash", "zsh", "fish"):
-            text = tool("completion").text(shell).replace("@LIBEXECDIR@", str(directory))
+            text = tool("completion").text(shell).replace("@LIBEXECDIR@", str(directory / "libexec"))
             (directory / shell).write_text(text)
 
     def bash(self, *words: str) -> list[str]:
@@ -168,9 +171,11 @@ def test_names_of_an_evil_cache(shell, import_environment, push):
         "docker://\\u0435vil",
         "docker://-x",
         "docker://`a`",
+        'x\\", \\"uri\\": \\"docker://inner',
+        "oci-archive:sha256:0",
     ):
         sidecar.write_text(re.sub(r'"uri": ".*?"', lambda _, evil=evil: f'"uri": "{evil}"', text))
-        assert shell.run(str(shell.directory / "names")) == []
+        assert shell.run(str(shell.names)) == []
 
 
 @pytest.mark.parametrize("name", ["zsh", "fish"])
