@@ -39,6 +39,9 @@ class Progress:
         more, as they are copied.  A *total* of 0: it is not known.
         """
 
+    def asked(self, host: str, answer: str, count: int) -> None:
+        """The registry *host* was asked *count* times, and answered so: ``2xx``, ``404``, ``error`` and the like."""
+
     def warn(self, text: str) -> None:
         """A person should know *text*, but the import goes on."""
 
@@ -78,6 +81,10 @@ class Relay(Progress):
     def advanced(self, done: int, total: int) -> None:
         """Pass it on."""
         self.told.advanced(done, total)
+
+    def asked(self, host: str, answer: str, count: int) -> None:
+        """Pass it on."""
+        self.told.asked(host, answer, count)
 
     def warn(self, text: str) -> None:
         """Pass it on."""

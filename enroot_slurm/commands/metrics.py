@@ -22,12 +22,13 @@ __all__ = ["add_commands"]
 
 _METRICS = """\
 Print what has been counted on this node, in the text format of Prometheus: imports by result and by who asked, their
-times, bytes from registries, collections and prefetches. With --site, print gauges of the site's cache instead: on one
-node only, for all of them would say the same.
+times, requests to registries and bytes from them, collections and prefetches. With --site, print gauges of the site's
+cache instead: on one node only, for all of them would say the same.
 """
 _MOST = 1 << 20
 """Bytes of events that are read at once."""
-_MAX_STATE = 64 << 10
+_MAX_STATE = 256 << 10
+"""More than all metrics with the longest names of hosts."""
 
 
 def add_commands(commands: Commands) -> None:

@@ -16,16 +16,18 @@ import os
 import re
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from enroot_slurm.cache.hosts import all_notes
+from enroot_slurm.cache.status import Holder
 from enroot_slurm.housekeeping.inventory import KINDS, Inventory, inventory
+from enroot_slurm.registry.tally import ANSWERS, PASSED
 from enroot_slurm.slurm.account import DOORS, RESULTS
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from enroot_slurm.cache.tree import CacheFile
     from enroot_slurm.housekeeping.collector import CollectorLimits
@@ -41,7 +43,8 @@ _MAX_HOSTS = 20
 _HOST = re.compile(r"[a-z0-9.-]{1,253}(?::[0-9]{1,5})?|\[[0-9a-f:.]{2,45}\](?::[0-9]{1,5})?", re.ASCII)
 _MAX_NUMBER = 1e15
 _SILENT = 60.0  # seconds
-_SLOT = "slot-"
+_SLOT, _IMAGE = "slot-", "image-"
+_WAITS = "waiting"  # as phases of that kind begin
 _HELP = {
     "imports_total": ("counter", "Images that were asked for, by what became of it and by who asked."),
     "import_seconds": (
@@ -49,6 +52,11 @@ _HELP = {
         "Time until an image was there that had to be imported, and of its phases; convert overlaps with download.",
     ),
     "downloaded_bytes_total": ("counter", "Bytes that came from registries; none for what a cache had."),
+    "registry_requests_total": ("counter", "Requests for a registry or mirror, by its answer; error: there was none."),
+    "mirror_fallbacks_total": (
+        "counter",
+        "How often a mirror was of no use, and the next one or the registry was asked.",
+    ),
     "gc_removed_bytes_total": ("counter", "Bytes that collections have removed."),
     "gc_last_success_timestamp_seconds": ("gauge", "When garbage was collected last."),
     "prefetch_last_success_timestamp_seconds": ("gauge", "When all images of the list were there last."),
@@ -64,6 +72,7 @@ _HELP = {
     "registry_held": ("gauge", "1 while nobody asks a registry, because it was asked too often."),
     "locks_held": ("gauge", "Locks that processes hold, on all nodes that share the cache."),
     "imports_running": ("gauge", "Imports that convert layers, on all nodes that share the cache."),
+    "imports_waiting": ("gauge", "Imports that wait until their node may run more of them (max_imports)."),
     "cache_writing": ("gauge", "Files that are being written, or were when their process was killed."),
 }
 
@@ -117,10 +126,11 @@ def cache_text(root: Path, limits: CollectorLimits) -> str:
     values[_name("cache_leased_images")] = sum(bool(image.leases) for image in found.images)
     values[_name("cache_pinned_images")] = sum(image.pinned for image in found.images)
     values[_name("cache_writing")] = len(found.temporaries)
-    held = [Path(note.path).name for note in found.notes if note.path.endswith(".holder") and _beats(found, note)]
+    held = [root / note.path for note in found.notes if note.path.endswith(".holder") and _beats(found, note)]
     values[_name("locks_held")] = len(held)
     values |= dict(_limits(root))
-    values[_name("imports_running")] = sum(name.startswith(_SLOT) for name in held)
+    values[_name("imports_running")] = sum(path.name.startswith(_SLOT) for path in held)
+    values[_name("imports_waiting")] = sum(path.name.startswith(_IMAGE) and _waits(path) for path in held)
     return _text(values)
 
 
@@ -148,6 +158,12 @@ def _beats(found: Inventory, note: CacheFile) -> bool:
     return found.time - note.mtime < _SILENT
 
 
+def _waits(path: Path) -> bool:
+    """Whether the holder of an image's lock waits for a slot: it has the lock before that."""
+    holder = Holder.read(path)
+    return holder is not None and holder.phase.startswith(_WAITS)
+
+
 def _amounts(event: Mapping[str, Any], hosts: list[str]) -> Iterator[tuple[str, float, bool]]:
     """The sums that *event* changes, by how much, and whether that is added.  Raises: ValueError and the like."""
     kind, now = event["kind"], _number(event["time"])
@@ -168,6 +184,12 @@ def _amounts(event: Mapping[str, Any], hosts: list[str]) -> Iterator[tuple[str, 
                 yield _name("import_seconds_bucket", le="+Inf", phase=phase), 1, True
                 yield _name("import_seconds_sum", phase=phase), seconds, True
                 yield _name("import_seconds_count", phase=phase), 1, True
+    elif kind == "requests":
+        host = _known(event["host"], hosts)
+        for code in filter(event.__contains__, ANSWERS):
+            yield _name("registry_requests_total", host=host, code=code), _number(event[code]), True
+        if PASSED in event:
+            yield _name("mirror_fallbacks_total", host=host), _number(event[PASSED]), True
     elif kind == "gc":
         yield _name("gc_removed_bytes_total"), _number(event["bytes"]), True
         yield _name("gc_last_success_timestamp_seconds"), now, False

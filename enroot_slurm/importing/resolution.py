@@ -113,6 +113,7 @@ class Resolution:
                 public=lookup.own.public,
                 connections=connections,
                 place=lookup.own,
+                counted=progress.asked,
             )
         self._failures = Failures(lookup.own, key, partial(state_of_logins, config, public=lookup.own.public))
         self._rate = Rate(
@@ -304,6 +305,7 @@ def open_repository(
     connections: Connections | None = None,
     place: CacheDirectory | None = None,
     endpoints: Sequence[Endpoint] = (),
+    counted: Callable[[str, str, int], None] = lambda *_: None,
 ) -> Repository:
     """The repository of *reference* and its mirrors (or *endpoints* alone), with *credentials*, or those that count.
 
@@ -341,6 +343,7 @@ def open_repository(
         endpoints=endpoints,
         logins=partial(credentials_of, config=config, warn=warn, public=public, defaults=False),
         notes=None if place is None else notes_of(place, reference, config, public=public),
+        counted=counted,
     )
 
 

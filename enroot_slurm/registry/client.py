@@ -62,6 +62,7 @@ class Repository:
     logins     the logins for a repository at a mirror; *credentials* are the primary's
     notes      where processes tell each other of limits and of mirrors that are down
     tell       is given why a mirror was passed over, for who wants details
+    counted    is given, at the end, how often a host gave an answer: see `enroot_slurm.registry.tally`
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Repository:
         logins: Callable[[str], Credentials] = lambda _: Credentials(),
         notes: Notes | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        counted: Callable[[str, str, int], None] = lambda *_: None,
     ) -> None:
         self._reference = reference
         self._transport = transport
         self._warn = warn
         self._tell = tell
+        self._counted = counted
         self._own = connections is None
         self._connections = connections or Connections()
         limit = transport.import_timeout
@@ -112,7 +115,9 @@ class Repository:
         self.close()
 
     def close(self) -> None:
-        """Close all connections, but for those that are shared."""
+        """Close all connections, but for those that are shared, and tell what was asked."""
+        for (host, answer), count in self._connections.tally.take().items():
+            self._counted(host, answer, count)
         if self._own:
             self._connections.close()
 
@@ -350,9 +355,10 @@ class Repository:
                 self._retries.wait(error)
 
     def _note(self, server: Server, error: EnrootSlurmError) -> None:
-        """Tell that the mirror *server* is passed over; remember, if *error* says so, that it is to be asked last."""
+        """Tell and count that the mirror *server* is passed over; remember, if *error* says so, to ask it last."""
         if server.is_mirror:
             self._tell(f"the mirror {server.name} is passed over: {error.message}")
+            self._connections.tally.passed(server.endpoint.reference.registry)
         status = next(iter(getattr(error, "__notes__", ())), "")
         if server.is_mirror and isinstance(error, NetworkError | IntegrityError) and status in _DOWN:
             server.limits.note_down()

@@ -1,4 +1,4 @@
-"""Shared by all repositories of a process that imports many images: open connections, and accepted logins.
+"""Shared by all repositories of a process that imports many images: connections, accepted logins, a tally of requests.
 
 All of it is in memory.  A token is used again for the registry, the repository and the login name that it was given
 for, and for nothing else.  Of another repository of the same registry it is known how to log in: its first request
@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar, cast
+
+from enroot_slurm.registry.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +45,8 @@ class Connections:
     """Safe for several threads.  Close it, or use it in a ``with``."""
 
     def __init__(self) -> None:
+        self.tally = Tally()
+        """What all of them were asked, and have answered."""
         self._lock = threading.Lock()
         self._https: dict[tuple[Origin, bool], _Closable] = {}
         self._tokens: dict[tuple[Origin, str, str], Token] = {}

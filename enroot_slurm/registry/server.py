@@ -86,7 +86,7 @@ class Server:
         transport = self._transport
         if self.endpoint.insecure:
             transport = transport._replace(verify=False)
-        make = partial(Http, registry, transport)
+        make = partial(Http, registry, transport, self._connections.tally)
         self._http = self._connections.http(registry, make, verified=transport.verify)
         self._http.deadline = self._deadline
         self._logins.clear()

@@ -24,6 +24,7 @@ from enroot_slurm.registry.origin import Origin, RefusedTarget, followed, shown
 from enroot_slurm.registry.proxies import NO_PROXY, Proxy, proxy_for
 from enroot_slurm.registry.reach import Reach
 from enroot_slurm.registry.retry import Passing
+from enroot_slurm.registry.tally import Tally
 from enroot_slurm.registry.tls import client_context
 from enroot_slurm.registry.watchdog import Watchdog
 from enroot_slurm.registry.words import words_of
@@ -230,8 +231,9 @@ class Response:
 class Http:
     """Requests to one registry and to the hosts that it names.  Safe for several threads."""
 
-    def __init__(self, registry: Origin, transport: Transport) -> None:
+    def __init__(self, registry: Origin, transport: Transport, tally: Tally | None = None) -> None:
         self.registry = registry
+        self._tally = tally or Tally()
         self.client_certificate = False
         """Whether the registry was shown one: then its answers are not anonymous."""
         self.transport = transport
@@ -312,8 +314,7 @@ class Http:
         Raises: Passing or NetworkError.
         """
         fixed = {"User-Agent": self._agent, "Accept-Encoding": "identity"}
-        if authorization:
-            fixed["Authorization"] = authorization
+        fixed |= {"Authorization": authorization} if authorization else {}
         origin = Origin.of(url)
         session = self._session(origin)
         proxy = proxy_for(url) if self.transport.proxies_from_env else NO_PROXY
@@ -345,8 +346,10 @@ class Http:
                 if kept and _was_kept(error):
                     kept -= 1  # each of those that are kept may have been closed
                     continue
+                self._tally.answered(self.registry.netloc, 0)
                 raise _failure(error, url, proxy.name) from None
             answer = Response(response, self, proxy, stall)
+            self._tally.answered(self.registry.netloc, answer.status)
             if answer.status == 407 and proxy.url:
                 from enroot_slurm.registry.causes import proxy_refusal  # noqa: PLC0415 - of failures alone
 

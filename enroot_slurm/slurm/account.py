@@ -89,6 +89,8 @@ def accounted(
             bytes=meter.bytes,
             host=host,
         )
+        for asked, answers in meter.answers.items():
+            events.add("requests", host=asked, **answers)
         told = {"job": job} if job else {}
         told |= {"image": uri, "outcome": result, "door": door}
         if image is not None:
@@ -125,6 +127,8 @@ class _Meter(Relay):
         self.begun = time.monotonic()
         self.bytes = 0
         """That came from a registry."""
+        self.answers: dict[str, dict[str, int]] = {}
+        """By the host that was asked, as in `enroot_slurm.registry.tally`."""
         self._waiting = 0.0  # since when, if it does
         self._waited = 0.0
         self._resolving = 0.0  # likewise
@@ -166,3 +170,9 @@ class _Meter(Relay):
         self._last = time.monotonic()
         self._first = self._first or self._last
         super().received(count)
+
+    def asked(self, host: str, answer: str, count: int) -> None:
+        """Pass it on, and count it."""
+        answers = self.answers.setdefault(host, {})
+        answers[answer] = answers.get(answer, 0) + count
+        super().asked(host, answer, count)

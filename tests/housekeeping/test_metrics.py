@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from support.tools import require_root, require_tools
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.hosts import HostNotes
 from enroot_slurm.cache.locks import Locks
+from enroot_slurm.commands.metrics import _MAX_STATE
 from enroot_slurm.errors import IntegrityError, NotFound
 from enroot_slurm.housekeeping.metrics import State, count, node_text
+from enroot_slurm.registry.tally import ANSWERS, PASSED
 from enroot_slurm.slurm.account import DOORS, RESULTS, accounted
 from enroot_slurm.system.events import MOST, Events
 
@@ -71,6 +74,35 @@ def test_imports_are_counted():
     check(text)
 
 
+def test_requests_are_counted():
+    """By host and answer; what is no answer that we count is left out."""
+    fields = {"kind": "requests", "time": 1, "host": "a.b:5000", "2xx": 3, "401": 1, "passed": 2, "299": 7, "x": 1}
+    line = json.dumps(fields).encode() + b"\n"
+    text = node_text(count(NOTHING, line + event(host="c.d") + line))
+    assert [each for each in text.splitlines() if "requests_total{" in each or "fallbacks_total{" in each] == [
+        'enroot_slurm_registry_requests_total{code="2xx",host="a.b:5000"} 6',
+        'enroot_slurm_registry_requests_total{code="401",host="a.b:5000"} 2',
+        'enroot_slurm_mirror_fallbacks_total{host="a.b:5000"} 4',
+    ]
+    check(text)
+
+
+def test_the_longest_sums_are_saved_and_read():
+    """Hosts with the longest names, in all metrics: what is saved is no longer than what is read of it."""
+    hosts = [f"{number:03}{'h' * 250}" for number in range(25)]
+    lines = b"".join(
+        event(host=host, door=door, result=result) for host in hosts for door in DOORS for result in RESULTS
+    )
+    answers = dict.fromkeys([*ANSWERS, PASSED], 1e14)
+    lines += b"".join(
+        json.dumps({"kind": "requests", "time": 1, "host": host, **answers}).encode() + b"\n" for host in hosts
+    )
+    state = count(NOTHING, lines)
+    saved = json.dumps({**state._asdict(), "position": 1 << 30}).encode()
+    assert len(saved) <= _MAX_STATE
+    assert State.parse(saved) == state
+
+
 def test_counting_in_parts_is_counting():
     """Sums go on where they were saved."""
     lines = [event(seconds=n, host=f"h{n}.example") for n in range(30)]
@@ -84,9 +116,27 @@ def test_counting_in_parts_is_counting():
 @given(
     st.binary(max_size=200)
     | st.dictionaries(
-        st.sampled_from(["kind", "time", "door", "result", "seconds", "wait", "bytes", "host", "failed"]),
         st.sampled_from(
-            ["import", "gc", "prefetch", *DOORS, *RESULTS, 'a"} 1\nx', "\n", "x" * 999, None, True, [], -1, 1e300, 7]
+            ["kind", "time", "door", "result", "seconds", "wait", "bytes", "host", "failed", "2xx", PASSED]
+        ),
+        st.sampled_from(
+            [
+                "import",
+                "gc",
+                "prefetch",
+                "requests",
+                *DOORS,
+                *RESULTS,
+                'a"} 1\nx',
+                "\n",
+                "x" * 999,
+                None,
+                True,
+                [],
+                -1,
+                1e300,
+                7,
+            ]
         ),
     ).map(lambda fields: json.dumps(fields).encode())
 )
@@ -147,6 +197,10 @@ def test_the_command(push, import_environment, tmp_path):
     assert 'imports_total{door="cli",result="ok"} 1\n' in text
     assert 'imports_total{door="cli",result="reused"} 1\n' in text
     assert 'imports_total{door="cli",result="not_found"} 1\n' in text
+    host = uri.removeprefix("docker://").partition("#")[0]
+    asked = dict(re.findall(rf'registry_requests_total{{code="(\w+)",host="{re.escape(host)}"}} (\d+)', text))
+    assert asked.keys() == {"2xx", "404"}
+    assert int(asked["2xx"]) >= 4  # HEAD and GET of the manifest, the config, a layer; HEAD for the second time
     assert file.stat().st_mode & 0o777 == 0o644
     assert sorted(path.name for path in run_path.iterdir()) == ["events", "metrics.json"]
     check(text)
@@ -164,9 +218,11 @@ def test_the_site(push, import_environment, tmp_path):
     assert 'enroot_slurm_cache_limit_bytes{mark="high"} ' in told.stdout
     assert "enroot_slurm_imports_running 0\n" in told.stdout
     locks = Locks(CacheDirectory(Path(cache)))
+    assert "enroot_slurm_imports_waiting 0\n" in told.stdout
     with locks.lock("slot-n1-0").attempt(), locks.lock("image-x").attempt():
         wait_for(lambda: len(list(Path(cache).glob("locks/*.holder"))) == 2)
         told = run("metrics", "--site", environment=environ)
+    assert "enroot_slurm_imports_waiting 0\n" in told.stdout
     assert "enroot_slurm_imports_running 1\n" in told.stdout
     assert "enroot_slurm_locks_held 2\n" in told.stdout
     notes = [HostNotes(CacheDirectory(Path(cache)), lambda who=who: who) for who in ("a", "b")]

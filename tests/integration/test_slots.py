@@ -82,6 +82,12 @@ def test_others_wait(node, limit) -> None:
     last.wait_until_says("waiting for other imports of this node (max_imports)")
     wait_for(lambda: any(f"pid {each.pid}): importing" in last.said for each in first))
     assert node.begun(9) == 0
+    environment = {**node.environment, "ENROOT_SLURM_SHARED_CACHE": str(node.cache)}
+    gauges = {
+        f"enroot_slurm_imports_running {limit}",
+        "enroot_slurm_imports_waiting 1",
+    }  # each tells of itself after 1 s
+    wait_for(lambda: gauges <= set(enroot_slurm("metrics", "--site", environment=environment).stdout.splitlines()))
     node.release.set()
     assert [each.wait() for each in (*first, last)] == [0] * (limit + 1)
     assert node.begun(9) == 1

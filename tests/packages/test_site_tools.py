@@ -128,7 +128,7 @@ def test_alerts_and_dashboard_know_our_metrics():
     names |= {f"{metrics.PREFIX}{name}_bucket" for name in histograms}
     rules = ETC / "prometheus/enroot-slurm.rules.yaml"
     dashboard = (ETC / "prometheus/grafana-dashboard.json").read_text()
-    assert len(json.loads(dashboard)["panels"]) == 10
+    assert len(json.loads(dashboard)["panels"]) == 13
     used = set(re.findall(r"\benroot_slurm_\w+", rules.read_text() + dashboard))
     assert used <= names
     documented = (CHECKOUT / "docs/metrics.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from enroot_slurm.oci.reference import Reference
 from enroot_slurm.registry.client import Repository
 from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.endpoints import Mirror, Table, endpoints_of
+from enroot_slurm.registry.tally import PASSED
 from tests.registry.conftest import QUICK
 
 if TYPE_CHECKING:
@@ -103,8 +105,15 @@ def test_fallback(fault, primary, mirror, opened) -> None:
         "hang_up": {"hang_up": True},
     }.get(fault) or {"status": int(fault) if fault.isdecimal() else 0, "body": b""}
     mirror.fault("/manifests/", **options)
-    repository = opened(mirror)
+    counted: Counter[tuple[str, str]] = Counter()
+    repository = opened(mirror, counted=lambda host, answer, count: counted.update({(host, answer): count}))
     assert pull(repository) == [LAYER, b"small"]
+    repository.close()
+    assert counted[mirror.host, PASSED] == 1
+    answer = {"page": "2xx", "wrong": "2xx", "garbage": "2xx", "hang_up": "error", "503": "5xx"}.get(fault, fault)
+    assert counted[mirror.host, answer] > 0
+    if fault != "hang_up":  # a connection that was closed meanwhile is no answer
+        assert counted[primary.host, "2xx"] == len(primary.requests)
     assert mirror.count("/manifests/") <= 3
     assert mirror.count("/blobs/") == 0
     assert repository.served_by == ""
