@@ -35,7 +35,8 @@ _NOT_SO = frozenset({400, 403, 416, 501})
 """Statuses by which a registry, its store or what is in between says that it can't send parts."""
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """Statuses of a signed link whose time is over, as different stores say it."""
-_AHEAD = 64 << 20  # bytes that an import's blobs keep in memory, before those that come first have arrived
+_AHEAD = 32 << 20  # bytes that an import's blobs keep in memory, before those that come first have arrived
+_SMALLEST = 2 << 20  # bytes of a part: smaller ones are requests more than bytes
 _PROGRESS = 1 << 20
 _PARTING = 0.5  # seconds for threads that are told to stop: one that hangs in the network is left alone
 
@@ -67,10 +68,10 @@ class Streams:
     def __init__(self, transport: Transport, known: Connections) -> None:
         self.changed = threading.Condition()
         self._known = known
-        self.part = transport.range_size
-        """Bytes of a part."""
         self.fast = transport.range_fast
         self.per_blob = transport.parallel_ranges
+        self.part = min(transport.range_size, max(_SMALLEST, _AHEAD // max(1, self.per_blob)))
+        """Bytes of a part."""
         self._from = transport.range_from
         self._free = transport.max_connections
         self._wanted = 0  # by blobs that have none

@@ -275,7 +275,7 @@ def test_a_relay_passes_on_all() -> None:
         count = len(inspect.signature(getattr(Progress, name)).parameters) - 1
         getattr(Relay(Hearing()), name)(*range(count))
         assert heard.pop() == f"{name}{count}"
-    assert len(methods) == 9
+    assert len(methods) == 10
 
 
 @pytest.mark.parametrize(
