@@ -41,7 +41,7 @@ _ENVIRONMENT = {"PYTHONPATH": str(HERE.parent), "PATH": "/usr/bin:/bin"}
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 64, 1000])
-    parser.add_argument("--delay", type=float, default=0, help="milliseconds that each call takes; 0: no such table")
+    parser.add_argument("--delay", type=float, default=0, help="milliseconds that each call takes; 0: nothing is timed")
     arguments = parser.parse_args()
     print("| nodes of the job | calls to lease | calls to release | ms to lease | ms to release |")
     print("| ---: | ---: | ---: | ---: | ---: |")

@@ -206,15 +206,23 @@ _NOT_MAPPED = ("annot allocate memory", "failed to map segment")
 """Words of the dynamic linker (ld.so) for too little memory."""
 
 
+def no_memory(error: BaseException) -> bool:
+    """Whether *error* says that there is too little memory: it depends on the place how Python says it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, SystemError):  # the interpreter could not even make a MemoryError
+        return "without exception set" in str(error)
+    if isinstance(error, ImportError):
+        return any(words in str(error) for words in _NOT_MAPPED)
+    return isinstance(error, MemoryError)
+
+
 def machine_error(error: BaseException) -> StorageError | None:
     """The error for what Python or a library met on this machine: a limit, no space, no current directory; or None."""
-    if isinstance(error, MemoryError) or (isinstance(error, SystemError) and "without exception set" in str(error)):
-        # Where it could not even make a MemoryError, the interpreter says that there is an error without one.
+    if not isinstance(error, OSError) and no_memory(error):
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     elif isinstance(error, RuntimeError) and "start new thread" in str(error):
         error = OSError(errno.EAGAIN, "no thread can be started")
-    elif isinstance(error, ImportError) and any(words in str(error) for words in _NOT_MAPPED):
-        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd
         return StorageError("the current directory is not there any more", hint="Change to another: cd")
     if not isinstance(error, OSError) or not (limit_hint(error) or shortage(error)):

@@ -46,8 +46,8 @@ FACE = {"__init__": {"errors", "version", "progress", "settings", "importing"}}
 APART = ({"squashfs.writing", "squashfs.joining"},)
 """Folders in one folder that do not know each other."""
 OWNERS = {
-    "requests": {"registry.transport", "registry.causes", "registry.proxies"},
-    "urllib3": {"registry.transport", "registry.causes", "registry.connection"},
+    "requests": {"registry.transport", "registry.response", "registry.causes", "registry.proxies"},
+    "urllib3": {"registry.transport", "registry.response", "registry.causes", "registry.connection"},
     "yaml": {"settings.yaml_file", "housekeeping.image_list"},
     "filelock": {"cache.locks"},
     "cryptography": {"trust.crypto"},

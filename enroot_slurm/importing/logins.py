@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import ConfigError, printable
 from enroot_slurm.importing.permission import files_of
 from enroot_slurm.oci.digest import hash_of_text
-from enroot_slurm.registry.auth_file import AuthFile, HelperList
+from enroot_slurm.registry.auth_file import HELPERS_OFF, AuthFile, HelperList
 from enroot_slurm.registry.credentials import Credentials, read_logins
 from enroot_slurm.settings.expansion import Variables
+from enroot_slurm.settings.registries_conf import helpers_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,9 +77,10 @@ def credentials_of(
     if "docker" in config.credential_sources:
         if not config.trusted and os.environ.get(_VARIABLE):
             sources.append(partial(_of_variable, os.environ[_VARIABLE]))
-        sources.append(partial(_listed_helpers, config, before=True))
+        listed = cache(partial(_listed_helpers, config))
+        sources.append(lambda: listed()[0])
         sources += [partial(_read, each, config, warn) for each in auth_paths(config)]
-        sources.append(partial(_listed_helpers, config, before=False))
+        sources.append(lambda: listed()[1])
     return Credentials(sources, name=str(netrc_path(config)), repository=repository, warn=warn, defaults=defaults)
 
 
@@ -151,15 +153,13 @@ def _of_variable(text: str) -> AuthFile:
     return AuthFile(text, _VARIABLE, strict=True)
 
 
-def _listed_helpers(config: Config, *, before: bool) -> HelperList | None:
-    """The helpers that registries.conf lists *before* the word for these files, or after it."""
-    from enroot_slurm.settings.registries_conf import helpers_in  # noqa: PLC0415 - of logins alone
-
+def _listed_helpers(config: Config) -> tuple[HelperList, HelperList]:
+    """The helpers that registries.conf lists before the word for these files, and after it."""
     listed, name = helpers_in(files_of(config, site=config.trusted))
     at = listed.index(_FILES) if _FILES in listed else len(listed)
-    helpers = listed[:at] if before else listed[at + 1 :]
-    no_helpers = "" if config.credential_commands else "credential helpers are off"
-    return HelperList(helpers, name, no_helpers=no_helpers) if helpers else None
+    no_helpers = "" if config.credential_commands else HELPERS_OFF
+    before, after = (HelperList(part, name, no_helpers=no_helpers) for part in (listed[:at], listed[at + 1 :]))
+    return before, after
 
 
 def _read(each: AuthPath, config: Config, warn: Callable[[str], None]) -> CredentialSource | None:

@@ -27,7 +27,9 @@ from enroot_slurm.registry.secret import Credential, Secret
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["AuthFile", "HelperList"]
+__all__ = ["HELPERS_OFF", "AuthFile", "HelperList"]
+
+HELPERS_OFF = "credential helpers are off"
 
 _IDENTITY_TOKEN = "<token>"  # noqa: S105  (the login name by which a helper marks a refresh token)
 _ROOTS = frozenset({"v1", "v2"})  # paths of URLs that are the registry's own
@@ -41,7 +43,7 @@ class AuthFile:
         text: str,
         name: str,
         *,
-        no_helpers: str = "credential helpers are off",
+        no_helpers: str = HELPERS_OFF,
         bare: bool = False,
         strict: bool = False,
     ) -> None:

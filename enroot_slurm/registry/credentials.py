@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from enroot_slurm.errors import ConfigError, EnrootSlurmError, StorageError
-from enroot_slurm.registry.auth_file import AuthFile
+from enroot_slurm.registry.auth_file import HELPERS_OFF, AuthFile
 from enroot_slurm.registry.helpers import HelperFailed
 from enroot_slurm.registry.netrc_file import NetrcFile
 from enroot_slurm.registry.secret import Credential, Secret
@@ -189,7 +189,7 @@ def read_logins(
     if is_netrc:
         commands = why if run_commands else "commands in credentials are off"
         return LoginFile(NetrcFile(text, str(path), no_commands=commands, strict=strict), doubts)
-    helpers = why if run_commands else "credential helpers are off"
+    helpers = why if run_commands else HELPERS_OFF
     return LoginFile(AuthFile(text, str(path), no_helpers=helpers, bare=bare), doubts)
 
 

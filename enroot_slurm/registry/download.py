@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from enroot_slurm.oci.manifest import Descriptor
+    from enroot_slurm.registry.response import Response
     from enroot_slurm.registry.retry import Retries
-    from enroot_slurm.registry.transport import Response
 
 __all__ = ["Download"]
 

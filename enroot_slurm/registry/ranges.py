@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.download import Download
     from enroot_slurm.registry.origin import Origin
+    from enroot_slurm.registry.response import Response
     from enroot_slurm.registry.retry import Retries
-    from enroot_slurm.registry.transport import Response, Transport
+    from enroot_slurm.registry.transport import Transport
 
 __all__ = ["Requests", "Streams", "read_parts"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.oci.reference import Reference
     from enroot_slurm.registry.auth import Login
-    from enroot_slurm.registry.transport import Response
+    from enroot_slurm.registry.response import Response
 
 __all__ = ["foreign_hint", "passing", "refusal"]
 

@@ -23,7 +23,7 @@ from enroot_slurm.registry.limits import HostLimits
 from enroot_slurm.registry.origin import Origin, RefusedTarget
 from enroot_slurm.registry.ranges import Requests
 from enroot_slurm.registry.retry import RETRIED, Passing
-from enroot_slurm.registry.transport import Http, Response, Transport
+from enroot_slurm.registry.transport import Http, Transport
 from enroot_slurm.registry.words import words_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from enroot_slurm.oci.manifest import Descriptor
     from enroot_slurm.registry.connections import Connections
     from enroot_slurm.registry.limits import Notes
+    from enroot_slurm.registry.response import Response
     from enroot_slurm.registry.retry import Retries
 
 __all__ = ["Server", "verify"]

@@ -11,19 +11,19 @@ import ssl
 import threading
 import time
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from enroot_slurm.errors import AccessDenied, EnrootSlurmError, NetworkError
+from enroot_slurm.errors import AccessDenied, NetworkError
 from enroot_slurm.registry.connection import POOLS, Surroundings, pool_classes
 from enroot_slurm.registry.origin import Origin, RefusedTarget, followed, shown
-from enroot_slurm.registry.proxies import NO_PROXY, Proxy, proxy_for
+from enroot_slurm.registry.proxies import NO_PROXY, proxy_for
 from enroot_slurm.registry.reach import Reach
-from enroot_slurm.registry.retry import Passing
+from enroot_slurm.registry.response import Response, failure
 from enroot_slurm.registry.tally import Tally
 from enroot_slurm.registry.tls import client_context
 from enroot_slurm.registry.watchdog import Watchdog
@@ -31,19 +31,14 @@ from enroot_slurm.registry.words import words_of
 from enroot_slurm.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from enroot_slurm.registry.auth import Login
 
-__all__ = ["Http", "Response", "Transport"]
+__all__ = ["Http", "Transport"]
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
-_MAX_ERROR = 64 << 10
-_LARGEST = 1 << 20
-_CHUNK = 256 << 10
-_BODY = 1.5  # times the stall timeout that one read of a body may take
 _SILENTLY = frozenset({"GET", "HEAD"})
 """Methods that are sent again, once for each, over connections that the server had closed meanwhile."""
 
@@ -121,111 +116,6 @@ class _Session(requests.Session):
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: nothing is followed."""
-
-
-class Response:
-    """An answer whose body is still to be read, as it was sent; use it as a context manager."""
-
-    def __init__(self, response: requests.Response, http: Http, proxy: Proxy, stall: float | None) -> None:
-        self._response = response
-        self._http = http
-        self._stall = stall
-        self.url: str = response.url
-        self.host = Origin.of(response.url).netloc
-        """Whose answer it is."""
-        self.proxy = proxy.name
-        """HOST:PORT through which it came, or empty."""
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self.redirected = False
-        """Whether another host than the one that was asked has answered."""
-        self.login: Login | None = None
-        """The login with which it was asked for, for who explains a refusal."""
-        self._error_body: bytes | None = None
-        self._first: bytes | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._response.close()
-
-    def header_lines(self, name: str) -> list[str]:
-        """The values of all headers called *name*, which may occur more than once."""
-        return list(self._response.raw.headers.getlist(name))
-
-    def chunks(self, wanted: int = _CHUNK) -> Iterator[bytes]:
-        """The body, in pieces of up to 1 MiB, and but for the last of at least *wanted* bytes.
-
-        Raises: Passing, after all bytes that had come were yielded.
-        """
-        waiting: list[bytes] = []
-        failure: EnrootSlurmError | None = None
-        more, held = True, 0
-        seconds, came = 0.0, 0  # of waiting, without what whoever takes the pieces needs for them
-        while more:
-            began = time.monotonic()
-            data, failure = self._piece(_LARGEST - held)
-            seconds, came = seconds + time.monotonic() - began, came + len(data)
-            if self._stall and seconds >= self._stall and not failure:
-                if data and came < self._http.transport.min_rate * seconds:
-                    failure = Passing(f"{self.host}: slower than {self._http.transport.min_rate} bytes a second")
-                seconds, came = 0.0, 0
-            more = bool(data) and not failure
-            waiting.append(data)
-            held += len(data)
-            # TLS gives 16 KiB at a time: too little for whoever hashes and writes.
-            if not more or held >= wanted:
-                if joined := b"".join(waiting):
-                    yield joined
-                waiting, held = [], 0
-        if failure:
-            raise failure
-
-    def _piece(self, size: int) -> tuple[bytes, EnrootSlurmError | None]:
-        """At most *size* bytes of the body (none: it has ended), or why there are no more."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first, None
-        raw = self._response.raw
-        try:
-            limit = self._http.time_left(_BODY * self._stall if self._stall else None)
-            with self._http.watchdog.guard(getattr(raw, "read_from", None), limit) as guard:
-                data = raw.read1(size, decode_content=False)
-            if guard and guard.fired:
-                self._http.time_left(None)
-                return data, Passing(f"{self.host}: it stopped to answer")
-        except NetworkError as error:
-            return b"", error
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            return b"", _failure(error, self.url)
-        return data, None
-
-    def begins_with(self, start: bytes) -> bool:
-        """Whether the body begins with *start*, after white space; it can be read from its beginning after this."""
-        self._first, failure = self._piece(_CHUNK)
-        if failure:
-            raise failure
-        return self._first.lstrip().startswith(start)
-
-    def read(self, limit: int) -> bytes:
-        """The body's first *limit* bytes, and one more if there are more."""
-        content = bytearray()
-        for chunk in self.chunks(min(_CHUNK, limit + 1)):
-            content += chunk
-            if len(content) > limit:
-                break
-        return bytes(content[: limit + 1])
-
-    def error_body(self) -> bytes:
-        """The start of a body that is an error or of no interest; the connection is free after it."""
-        if self._error_body is None:
-            try:
-                self._error_body = self.read(_MAX_ERROR)
-            except NetworkError:
-                self._error_body = b""
-            self._response.close()
-        return self._error_body
 
 
 class Http:
@@ -314,7 +204,8 @@ class Http:
         Raises: Passing or NetworkError.
         """
         fixed = {"User-Agent": self._agent, "Accept-Encoding": "identity"}
-        fixed |= {"Authorization": authorization} if authorization else {}
+        if authorization:
+            fixed["Authorization"] = authorization
         origin = Origin.of(url)
         session = self._session(origin)
         proxy = proxy_for(url) if self.transport.proxies_from_env else NO_PROXY
@@ -347,8 +238,15 @@ class Http:
                     kept -= 1  # each of those that are kept may have been closed
                     continue
                 self._tally.answered(self.registry.netloc, 0)
-                raise _failure(error, url, proxy.name) from None
-            answer = Response(response, self, proxy, stall)
+                raise failure(error, url, proxy.name) from None
+            answer = Response(
+                response,
+                proxy,
+                stall,
+                min_rate=self.transport.min_rate,
+                watchdog=self.watchdog,
+                time_left=self.time_left,
+            )
             self._tally.answered(self.registry.netloc, answer.status)
             if answer.status == 407 and proxy.url:
                 from enroot_slurm.registry.causes import proxy_refusal  # noqa: PLC0415 - of failures alone
@@ -392,9 +290,3 @@ def _was_kept(error: BaseException) -> bool:
     from enroot_slurm.registry.causes import is_kept_connection  # noqa: PLC0415 - of failures alone
 
     return is_kept_connection(error)
-
-
-def _failure(error: BaseException, url: str, proxy: str = "") -> EnrootSlurmError:
-    from enroot_slurm.registry.causes import failure_of  # noqa: PLC0415 - of failures alone
-
-    return failure_of(error, url, proxy)

@@ -7,12 +7,11 @@ Sources: setrlimit(2).
 
 from __future__ import annotations
 
-import errno
 import resource
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from enroot_slurm.errors import EnrootSlurmError, UnsupportedImage
+from enroot_slurm.errors import EnrootSlurmError, UnsupportedImage, no_memory
 from enroot_slurm.progress import duration_text, size_text
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ class Limits:
 
     def explain(self, error: BaseException) -> EnrootSlurmError | None:
         """The message if these limits have caused *error*."""
-        no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        if no_memory or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
+        if no_memory(error) or (isinstance(error, RuntimeError) and "start new thread" in str(error)):
             return UnsupportedImage(
                 f"the image takes more memory than a worker may have ({size_text(self._memory)})",
                 hint="The limit follows from the setting max_unpacked.",
