@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
@@ -29,7 +30,7 @@ from support.registry import Registry  # noqa: E402
 from support.slurm import User  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ETC, RUN = Path("/etc/enroot-slurm"), Path("/run/enroot-slurm")
 
@@ -42,11 +43,30 @@ class Row(NamedTuple):
     wall: float
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
+class Site(NamedTuple):
+    """A site with the hooks and a registry, and no cluster; `site` makes it."""
+
+    directory: Path
+    installation: Installation
+    registry: Registry
+    alice: User
+    cache_user: User
+
+    @property
+    def cache(self) -> Path:
+        """The site's."""
+        return self.directory / "cache"
+
+    def write_settings(self, **more: Any) -> None:
+        """Let the site's settings be those for the cache and the registry, and *more*."""
+        settings = {"shared_cache": str(self.cache), "insecure_registries": [self.registry.host]}
+        # JSON is YAML
+        (ETC / "config.yaml").write_text(json.dumps({**settings, "cache_user": self.cache_user.name, **more}))
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """A site; this program begins again in a mount namespace of its own."""
     if os.environ.get("IN_NAMESPACE") != "yes":
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
         os.execvpe("unshare", command, {**os.environ, "IN_NAMESPACE": "yes"})
@@ -60,33 +80,45 @@ def main() -> int:
             Registry(Path(directory, "registry")) as registry,
         ):
             Path(directory).chmod(0o755)
-            rows = _measure(arguments.runs, Path(directory), installation, registry, alice, cache_user)
+            made = Site(Path(directory), installation, registry, alice, cache_user)
+            made.cache.mkdir(mode=0o755)
+            os.chown(made.cache, cache_user.uid, cache_user.gid)
+            made.write_settings()
+            yield made
     finally:
         installation.remove()
         alice.remove()
         cache_user.remove()
+
+
+def hook_environment(user: User, **more: str) -> dict[str, str]:
+    """What slurmd gives to hooks for a job of *user*, more or less, and *more*."""
+    return {
+        "SLURM_JOB_UID": str(user.uid),
+        "SLURM_JOB_GID": str(user.gid),
+        "SLURM_JOB_USER": user.name,
+        "SLURM_JOB_RESTART_COUNT": "0",
+        "SLURMD_NODENAME": "n1",
+        "PATH": os.environ["PATH"],
+        **more,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    with site() as place:
+        rows = _measure(arguments.runs, place)
     _print(rows, as_json=arguments.json, runs=arguments.runs)
     return 0
 
 
-def _measure(
-    runs: int, directory: Path, installation: Installation, registry: Registry, alice: User, cache_user: User
-) -> list[Row]:
-    cache = directory / "cache"
-    cache.mkdir(mode=0o755)
-    os.chown(cache, cache_user.uid, cache_user.gid)
-    # JSON is YAML
-    settings = {"shared_cache": str(cache), "cache_user": cache_user.name, "insecure_registries": [registry.host]}
-    (ETC / "config.yaml").write_text(json.dumps(settings))
+def _measure(runs: int, place: Site) -> list[Row]:
+    installation, registry = place.installation, place.registry
     registry.push("bench", "1", Image([Layer().file("a", os.urandom(100_000))]))
-    environment = {
-        "SLURM_JOB_UID": str(alice.uid),
-        "SLURM_JOB_GID": str(alice.gid),
-        "SLURM_JOB_USER": alice.name,
-        "SLURM_JOB_RESTART_COUNT": "0",
-        "SLURMD_NODENAME": "n1",
-        "PATH": os.environ["PATH"],
-    }
+    environment = hook_environment(place.alice)
     asks = {**environment, "SPANK_ENROOT_IMAGE": registry.uri("bench", "1")}
     subprocess.run([installation.prolog], env={**asks, "SLURM_JOB_ID": "1"}, check=True)
     [result] = [line for line in map(json.loads, (RUN / "1.0.json").read_text().splitlines()) if "uri" in line]
@@ -105,7 +137,7 @@ def _measure(
         "epilog of that job, too": hook(installation.epilog, environment),
     }
     costs = _costs(contenders, runs, 1000)
-    (ETC / "config.yaml").write_text(json.dumps({**settings, "tag_ttl": 86400}))
+    place.write_settings(tag_ttl=86400)
     costs |= _costs({"prolog, by a tag that tag_ttl remembers": hook(installation.prolog, by_tag)}, runs, 1_000_000)
     costs["20 prologs at once, by that tag, each"] = [
         _at_once(installation.prolog, by_tag) for _ in range(max(1, runs // 20))
