@@ -35,11 +35,16 @@ class CacheDirectory(NamedTuple):
 
     def directory(self, *names: str) -> Path:
         """The directory ``ROOT/NAME/...``, made if it is missing.  Raises: OSError."""
-        path = self.root
-        _make(path, 0o755 if self.public else 0o700, parents=True)
-        for name in names:
-            path /= name
-            _make(path, 0o755 if self.public else 0o700)
+        path = self.root.joinpath(*names)
+        mode = 0o755 if self.public else 0o700
+        try:
+            _make(path, mode)
+        except FileNotFoundError:  # mostly the directories above are there, and need no look
+            if names:
+                self.directory(*names[:-1])
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path, mode)
         return path
 
     def closed_directory(self, name: str) -> Path:
@@ -98,7 +103,7 @@ def unwritable(path: Path, error: OSError) -> StorageError:
     )
 
 
-def _make(path: Path, mode: int, *, parents: bool = False) -> None:
+def _make(path: Path, mode: int) -> None:
     """Make the directory *path* with exactly *mode*, whatever the umask is; one that is there stays as it is."""
     try:
         path.mkdir(mode=0o700)
@@ -106,10 +111,5 @@ def _make(path: Path, mode: int, *, parents: bool = False) -> None:
         if not path.is_dir():
             raise
         return
-    except FileNotFoundError:
-        if not parents:
-            raise
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
     if mode != 0o700:
         path.chmod(mode)

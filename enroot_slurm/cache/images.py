@@ -24,7 +24,6 @@ from enroot_slurm.oci.digest import hash_of_text
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import BinaryIO
 
     from enroot_slurm.cache.directory import CacheDirectory
     from enroot_slurm.oci.digest import Digest
@@ -35,6 +34,7 @@ __all__ = ["ImageFile", "Sidecar", "Unusable", "image_file", "make_images_direct
 _FORMAT = 1
 """To be raised when images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
+_FIRST = 4096  # bytes of an image that a hit reads
 _PUBLISHING = 1.0  # seconds between the names of a sidecar and of its image at most, unless the process was killed
 
 
@@ -128,10 +128,10 @@ class ImageFile(NamedTuple):
         platform, recipe = self.path.parts[-2], self.path.parts[-3]
         return f"image-{recipe}-{platform}-{self.path.stem.partition('-')[2]}"
 
-    def look(self, owners: set[int], check: Callable[[BinaryIO], object]) -> Sidecar | None:
+    def look(self, owners: set[int], check: Callable[[bytes, int], object]) -> Sidecar | None:
         """The image's record if the image is there, unchanged, and nobody but *owners* can have changed it.
 
-        *check* looks at its first bytes.
+        *check* looks at its first bytes, and at how many it has.
 
         Raises: Unusable, when something is there that must not be used; Untrusted, when that is so for its directory.
         """
@@ -148,10 +148,9 @@ class ImageFile(NamedTuple):
         try:
             sidecar = Sidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
-                status = os.fstat(file.fileno())
-                if not _is_of(status, sidecar):
+                if not _is_of(file.status, sidecar):
                     raise Unusable(f"{self.path} is not the file that was published: it has another size or time")
-                check(file)
+                check(os.read(file.descriptor, _FIRST), file.status.st_size)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EnrootSlurmError) as error:

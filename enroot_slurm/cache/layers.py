@@ -130,8 +130,7 @@ class CachedLayer(NamedTuple):
         try:
             sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
-                status = os.fstat(file.fileno())
-                return sidecar.is_of(str(self.diff_id), status.st_size, status.st_mtime_ns)
+                return sidecar.is_of(str(self.diff_id), file.status.st_size, file.status.st_mtime_ns)
         except (OSError, ValueError, Untrusted):
             return False
 
@@ -160,7 +159,7 @@ class CachedLayer(NamedTuple):
         try:
             sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
-                while data := file.read(_READ):
+                while data := os.read(file.descriptor, _READ):
                     checksum.add(data)
         except (OSError, ValueError, Untrusted):
             return False

@@ -7,18 +7,32 @@ the owner of an entry can rename or remove it there.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.errors import StorageError
 
-__all__ = ["MAX_SIDECAR", "Untrusted", "check_untamperable", "open_trusted", "owner_number", "read_trusted"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "MAX_SIDECAR",
+    "TrustedFile",
+    "Untrusted",
+    "check_untamperable",
+    "open_trusted",
+    "owner_number",
+    "owner_of_untamperable",
+    "read_trusted",
+]
 
 MAX_SIDECAR = 64 << 10
 """Bytes that a file which tells of another may have."""
-_BUFFER = 4096  # of an image only the first bytes are read, where Python would have 128 KiB
+_MOST_LINKS = 40  # on a way, as Linux has it
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -40,19 +54,41 @@ def owner_number(root: Path, user: str = "") -> int | None:
         uid = root.stat().st_uid
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if user and uid:
-        import pwd  # noqa: PLC0415 - it may ask a server
-
-        try:
-            expected = pwd.getpwnam(user).pw_uid
-        except KeyError:
-            raise Untrusted(
-                f"the cache {root} should belong to {user}, but there is no such user",
-                hint="Correct the setting cache_user.",
-            ) from None
-        if uid != expected:
-            raise Untrusted(f"the cache {root} does not belong to {user}", hint=f"Run: chown {user} {root}")
+    _check_owner(root, uid, user)
     return uid
+
+
+def owner_of_untamperable(root: Path, user: str = "") -> int | None:
+    """What `owner_number` says, after `check_untamperable`: each directory is looked at once for both.
+
+    Raises: Untrusted, OSError.
+    """
+    try:
+        way = _way(root)
+    except NotADirectoryError:
+        return None
+    last = next(reversed(way.values()))
+    if last is None:
+        return None
+    _check_owner(root, last.st_uid, user)
+    _check_way(root, way, last.st_uid, strict=True)
+    return last.st_uid
+
+
+def _check_owner(root: Path, uid: int, user: str) -> None:
+    if not user or not uid:
+        return
+    import pwd  # noqa: PLC0415 - it may ask a server
+
+    try:
+        expected = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise Untrusted(
+            f"the cache {root} should belong to {user}, but there is no such user",
+            hint="Correct the setting cache_user.",
+        ) from None
+    if uid != expected:
+        raise Untrusted(f"the cache {root} does not belong to {user}", hint=f"Run: chown {user} {root}")
 
 
 def check_untamperable(root: Path, owner: int, *, strict: bool = True) -> None:
@@ -62,12 +98,47 @@ def check_untamperable(root: Path, owner: int, *, strict: bool = True) -> None:
 
     Raises: Untrusted, with the commands that would mend it; OSError.
     """
+    _check_way(root, _way(root), owner, strict=strict)
+
+
+def _way(root: Path) -> dict[Path, os.stat_result | None]:
+    """The directories and symbolic links from ``/`` to *root* as the kernel goes, each looked at once.
+
+    The last one is *root* itself, or what it leads to; None: it is not there, and nothing below it.
+    """
+    way: dict[Path, os.stat_result | None] = {}
+    names = [*reversed(root.absolute().parts)]
+    path, links = Path(names.pop()), 0
+    way[path] = path.lstat()
+    while names:
+        name = names.pop()
+        if name == "..":
+            path = path.parent
+            continue
+        path /= name
+        if path not in way:
+            try:
+                way[path] = path.lstat()
+            except FileNotFoundError:  # it will be made, with the right permissions
+                way[path] = None
+                break
+        status = way[path]
+        if status and stat.S_ISLNK(status.st_mode):
+            if (links := links + 1) > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(root))
+            target = path.readlink()
+            names += reversed(target.parts[target.is_absolute() :])
+            path = Path("/") if target.is_absolute() else path.parent
+    way[path] = way.pop(path)  # another name on the way may have led there before
+    return way
+
+
+def _check_way(root: Path, way: dict[Path, os.stat_result | None], owner: int, *, strict: bool) -> None:
     flaws = []
-    # Once: each look costs a shared file system a call for each directory on the way.
-    real = root.resolve()
-    # Names on the way that are symbolic links count as well as what they lead to.
-    for path in dict.fromkeys([*_upwards(Path(os.path.abspath(root))), *_upwards(real)]):  # noqa: PTH100
-        flaw = _flaw(path, {0, owner}, is_root=path in {root, real}, strict=strict)
+    last = next(reversed(way))
+    for path, status in reversed(way.items()):
+        is_root = path in {root.absolute(), last}
+        flaw = _flaw(path, status, {0, owner}, is_root=is_root, strict=strict) if status else None
         if flaw:
             flaws.append(flaw)
     if flaws:
@@ -77,15 +148,7 @@ def check_untamperable(root: Path, owner: int, *, strict: bool = True) -> None:
         )
 
 
-def _upwards(path: Path) -> list[Path]:
-    return [path, *path.parents]
-
-
-def _flaw(path: Path, owners: set[int], *, is_root: bool, strict: bool) -> _Flaw | None:
-    try:
-        status = path.lstat()
-    except FileNotFoundError:  # it will be made, with the right permissions
-        return None
+def _flaw(path: Path, status: os.stat_result, owners: set[int], *, is_root: bool, strict: bool) -> _Flaw | None:
     if status.st_uid not in owners and (strict or is_root):
         owner = "root" if not is_root else str(max(owners))
         return _Flaw(f"{path} belongs to user {status.st_uid}", f"chown {owner} {path}")
@@ -113,8 +176,28 @@ def _is_private_group(status: os.stat_result) -> bool:
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
-def open_trusted(path: Path, owners: set[int], *, links: int = 1) -> BinaryIO:
-    """Open the regular file *path* for reading, if nobody but *owners* can have written it.
+class TrustedFile(NamedTuple):
+    """A file that is open for reading; `open_trusted` has looked at it."""
+
+    descriptor: int
+    status: os.stat_result
+
+    def read(self, limit: int) -> bytes:
+        """The content from here on, or *limit* bytes of it: by one call, unless the file grows.  Raises: OSError."""
+        size = self.status.st_size
+        # One byte more than there should be: so the end is seen as well.
+        content = os.read(self.descriptor, min(limit, size + 1))
+        while len(content) != size and len(content) < limit:
+            more = os.read(self.descriptor, limit - len(content))
+            if not more:
+                break
+            content += more
+        return content
+
+
+@contextlib.contextmanager
+def open_trusted(path: Path, owners: set[int], *, links: int = 1) -> Iterator[TrustedFile]:
+    """The regular file *path*, open for reading, if nobody but *owners* can have written it.
 
     It may have up to *links* names: others can give a file more of them in directories of their own, and keep it so.
 
@@ -124,15 +207,16 @@ def open_trusted(path: Path, owners: set[int], *, links: int = 1) -> BinaryIO:
     try:
         fd = os.open(path, flags)
     except OSError as error:
-        if path.is_symlink():
+        if error.errno == errno.ELOOP and path.is_symlink():
             raise Untrusted(f"{path} is a symbolic link") from None
-        raise error from None
-    file = os.fdopen(fd, "rb", buffering=_BUFFER)
-    reason = _reason(os.fstat(fd), owners, links)
-    if reason:
-        file.close()
-        raise Untrusted(f"{path} {reason}")
-    return file
+        raise
+    try:
+        status = os.fstat(fd)
+        if reason := _reason(status, owners, links):
+            raise Untrusted(f"{path} {reason}")
+        yield TrustedFile(fd, status)
+    finally:
+        os.close(fd)
 
 
 def _reason(status: os.stat_result, owners: set[int], links: int) -> str:

@@ -71,7 +71,7 @@ class ImageBuilder:
         if (found := lookup.image(digest)) is not None:
             return found
         try:
-            file.look({0, os.geteuid()}, Superblock.read)
+            file.look({0, os.geteuid()}, Superblock.parse)
         except Unusable as error:
             resolution.progress.warn(f"{error}; it is made again")
             file.discard()

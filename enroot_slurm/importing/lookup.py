@@ -15,7 +15,7 @@ from enroot_slurm.cache.directory import CacheDirectory, SharedCache
 from enroot_slurm.cache.images import Unusable, image_file, recipe_of
 from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved, read_tag, write_resolved
 from enroot_slurm.cache.manifests import read_document
-from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
+from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_of_untamperable
 from enroot_slurm.errors import IntegrityError, UsageError, printable
 from enroot_slurm.importing.permission import permit
 from enroot_slurm.oci.local import LocalImage, parse_name
@@ -211,7 +211,7 @@ class Lookup(NamedTuple):
         for root, owners in self.caches:
             file = image_file(root, self.recipe, self.platform.directory, digest)
             try:
-                sidecar = file.look(owners, Superblock.read)
+                sidecar = file.look(owners, Superblock.parse)
             except Unusable:
                 continue  # whoever makes it again says so
             except Untrusted:
@@ -308,10 +308,11 @@ def _caches(config: Config, job: str, *, private: bool) -> tuple[CacheDirectory,
         return own, None, ""
     root, user = Path(config.shared_cache), os.geteuid()
     try:
-        owner = owner_number(root, config.cache_user)
-        if owner is None and own.root != root:
-            return own, None, ""
-        check_untamperable(root, user if owner is None else owner)
+        owner = owner_of_untamperable(root, config.cache_user)
+        if owner is None:
+            if own.root != root:
+                return own, None, ""
+            check_untamperable(root, user)
     except (OSError, Untrusted) as error:
         if own.root == root:
             raise

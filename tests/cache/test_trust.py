@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -9,7 +10,14 @@ from pathlib import Path
 import pytest
 from support.tools import require_root
 
-from enroot_slurm.cache.trust import Untrusted, check_untamperable, open_trusted, owner_number, read_trusted
+from enroot_slurm.cache.trust import (
+    Untrusted,
+    check_untamperable,
+    open_trusted,
+    owner_number,
+    owner_of_untamperable,
+    read_trusted,
+)
 
 ME = os.geteuid()
 STRANGER = 54321
@@ -111,8 +119,7 @@ def test_files_that_are_not_trusted(root, kind):
     """Only regular files with one name, which their owner alone can write, are read."""
     path = root / "file"
     path.write_bytes(b"content")
-    with open_trusted(path, {ME}) as file:
-        assert file.read() == b"content"
+    assert read_trusted(path, {ME}, 7) == b"content"
     if kind == "symlink":
         path.rename(root / "other")
         path.symlink_to("other")
@@ -121,8 +128,8 @@ def test_files_that_are_not_trusted(root, kind):
     elif kind == "writable":
         path.chmod(0o620)
     elif kind == "another's":
-        with pytest.raises(Untrusted, match="belongs to user"):
-            open_trusted(path, {STRANGER})
+        with pytest.raises(Untrusted, match="belongs to user"), open_trusted(path, {STRANGER}):
+            pass
         return
     else:
         path.unlink()
@@ -133,8 +140,8 @@ def test_files_that_are_not_trusted(root, kind):
                 server.bind(str(path))
         else:
             {"fifo": os.mkfifo, "directory": os.mkdir}[kind](path)
-    with pytest.raises((Untrusted, OSError)):
-        open_trusted(path, {ME})
+    with pytest.raises((Untrusted, OSError)), open_trusted(path, {ME}):
+        pass
 
 
 def test_a_file_that_is_too_large(root):
@@ -143,3 +150,44 @@ def test_a_file_that_is_too_large(root):
     assert read_trusted(root / "file", {ME}, 11) == b"x" * 11
     with pytest.raises(Untrusted, match="larger than 10 bytes"):
         read_trusted(root / "file", {ME}, 10)
+
+
+def test_a_file_is_read_by_one_call(root, monkeypatch):
+    """On a shared file system each call may be a message; a file that has another size by then is read to its end."""
+    (root / "file").write_bytes(b"x" * 11)
+    calls = []
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda fd, size: (calls.append(size), read(fd, size))[1])
+    assert read_trusted(root / "file", {ME}, 1000) == b"x" * 11
+    assert calls == [12]
+    with open_trusted(root / "file", {ME}) as file:
+        (root / "file").write_bytes(b"y" * 20)
+        assert file.read(1000) == b"y" * 20
+    with open_trusted(root / "file", {ME}) as file:
+        (root / "file").write_bytes(b"z")
+        assert file.read(1000) == b"z"
+
+
+def test_each_directory_is_looked_at_once(root, monkeypatch):
+    """However many links lead there; a link is followed as the kernel does, and one in a circle is an error."""
+    (root / "link").symlink_to("other/../up")
+    (root / "up").symlink_to(root.parent)
+    (root / "other").mkdir()
+    asked = []
+    lstat = Path.lstat
+    monkeypatch.setattr(Path, "lstat", lambda path: (asked.append(path), lstat(path))[1])
+    assert owner_of_untamperable(root / "link/cache") == ME
+    assert len(asked) == len(set(asked))
+    assert {root, root / "link", root / "up", root / "other", root.parent} <= set(asked)
+    root.chmod(0o777)
+    with pytest.raises(Untrusted, match=f"{root} is writable by everybody"):
+        owner_of_untamperable(root / "link/cache")
+    root.chmod(0o700)
+    assert owner_of_untamperable(root / "missing/cache") is None
+    (root / "file").touch()
+    assert owner_of_untamperable(root / "file/cache") is None
+    with pytest.raises(Untrusted, match="does not belong to nobody") if ME else contextlib.nullcontext():
+        owner_of_untamperable(root, "nobody")
+    (root / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="symbolic links"):
+        check_untamperable(root / "circle", ME)

@@ -89,10 +89,17 @@ class Superblock(NamedTuple):
         """
         image.seek(0)
         raw = image.read(_LAYOUT.size)
-        size = image.seek(0, 2)
+        return cls.parse(raw, image.seek(0, 2))
+
+    @classmethod
+    def parse(cls, raw: bytes, size: int) -> Superblock:
+        """The superblock in *raw*, the first bytes of an image that has *size* bytes.
+
+        Raises: IntegrityError, as `read` does.
+        """
         if len(raw) < _LAYOUT.size:
             raise IntegrityError(f"not a squashfs image: it has {size} bytes")
-        block = cls(*_LAYOUT.unpack(raw))
+        block = cls(*_LAYOUT.unpack_from(raw))
         tables = (block.id_table, block.inode_table, block.directory_table)
         if (block.magic, block.major, block.minor) != (MAGIC, 4, 0):
             raise IntegrityError("not a squashfs 4.0 image")
