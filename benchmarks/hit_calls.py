@@ -131,7 +131,7 @@ class _Bench:
                 continue
             for where, count in zip((cache or self._site.cache, self._site.alice.home), counts, strict=True):
                 if re.search(rf'["<]{re.escape(str(where))}["/>]', call[2]):
-                    count[_KIND_OF.get(call[1], "change")] += 1
+                    count["change" if "O_CREAT" in call[2] else _KIND_OF.get(call[1], "change")] += 1
                     self._calls += [f"{name}: {call[1]}({call[2]}"] if name else []
                     break
         return Row(name, *counts)

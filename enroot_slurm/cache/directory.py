@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.layout import maker_of
@@ -108,8 +109,10 @@ def _make(path: Path, mode: int) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        if not path.is_dir():
-            raise
+        # It may have been removed meanwhile: then the next call for something in it says so.
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(path.stat().st_mode):
+                raise
         return
     if mode != 0o700:
         path.chmod(mode)

@@ -104,10 +104,14 @@ def image_file(root: Path, recipe: str, platform: str, digest: Digest) -> ImageF
 
 
 def make_images_directory(place: CacheDirectory, recipe: str, platform: str) -> None:
-    """Make the directories of images; on Lustre, images are spread over servers from the first one on.
+    """Make the directories of images, and in the site's cache the one for leases of users.
 
-    Raises: OSError.
+    On Lustre, images are spread over servers from the first one on.  Raises: OSError.
     """
+    if place.public:
+        from enroot_slurm.cache.leases import open_to_visitors  # noqa: PLC0415 - a hit makes no directories
+
+        open_to_visitors(place)
     if not (place.root / "images").is_dir():
         from enroot_slurm.system import lustre  # noqa: PLC0415 - once in the life of a cache
 

@@ -1,21 +1,23 @@
 """Leases: which images the jobs of which nodes use, so that none of these is collected.
 
-    ROOT/jobs/JOBID.RESTART/NODE.KEY.lease         JSON: the image's path below ROOT; KEY is a hash of that path
+    ROOT/jobs/JOBID.RESTART/NODE.KEY.lease         KEY is a hash of the image's path below ROOT
     ROOT/jobs/JOBID.RESTART/NODE~STEP.KEY.lease    likewise, of one step
     ROOT/visitors/JOBID.RESTART~NODE~STEP.KEY.lease    likewise, by a user who can't write to the rest of the cache
 
-A lease is a file that appears complete and is never changed.  It ends when its step or its node releases it, or when
-the job is not active any more (`enroot_slurm.housekeeping.keeper`).  Everybody can write to ``visitors``, as to /tmp,
-and nobody but the cache's owner can list it: what is there keeps an image for as long as some job lasts, and no more.
+A lease is an empty file: its name says all, so one call makes it, and nobody ever finds half of it.  (Those of earlier
+versions have content, which is not read.)  It ends when its step or its node releases it, or when the job is not active
+any more (`enroot_slurm.housekeeping.keeper`).  Everybody can write to ``visitors``, as to /tmp, and nobody but the
+cache's owner can list it: what is there keeps an image for as long as some job lasts, and no more.
+
+On a shared file system, each node of each job pays for each call.  So directories are made when they are missed, and
+``visitors``, which has names of all jobs, is listed for those only that may be there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.directory import CacheDirectory
@@ -27,7 +29,7 @@ from enroot_slurm.errors import UsageError, printable
 from enroot_slurm.oci.digest import hash_of_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from enroot_slurm.cache.tree import CacheFile
@@ -36,7 +38,6 @@ __all__ = ["Lease", "Leases", "lease_key", "leased_keys", "leases_of", "open_to_
 
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,150}", re.ASCII)
 _KEY_LENGTH = 32
-_MAX_LEASE = 4096
 _VISITORS = "visitors"
 _ATTEMPTS = 100  # to write into a directory that others, who release their last lease, remove
 
@@ -70,10 +71,14 @@ def open_to_visitors(place: CacheDirectory) -> None:
 
 
 class Leases:
-    """The leases of the cache *root*, which this process' user may write, or read only."""
+    """The leases of the cache *root*, which this process' user may write, or read only.
 
-    def __init__(self, root: Path) -> None:
+    *public* is as for `CacheDirectory`.
+    """
+
+    def __init__(self, root: Path, *, public: bool = False) -> None:
         self._root = root
+        self._public = public
 
     def lease(self, image: Path, job: str, node: str, step: str = "") -> Path:
         """Keep the cached *image* (a path) until *job* (``JOBID.RESTART``), or its *step*, ends on *node*.
@@ -83,16 +88,12 @@ class Leases:
         Raises: UsageError; FileNotFoundError, when the image has just been collected: get it again; OSError.
         """
         name = _relative(self._root, image)
-        status = self._root.stat()
-        place = CacheDirectory(self._root, public=bool(status.st_mode & stat.S_IROTH), job=_checked_job(job))
-        content = json.dumps({"image": name}).encode() + b"\n"
-        if place.public:
-            open_to_visitors(place)
-        path = self._root / "jobs" / job / f"{_holder_of(node, step)}.{lease_key(name)}.lease"
+        path = self._root / "jobs" / _checked_job(job) / f"{_holder_of(node, step)}.{lease_key(name)}.lease"
         for attempt in range(_ATTEMPTS):
             try:
-                place.directory("jobs", job)
-                place.write(path, content, replace=False)
+                if attempt:
+                    CacheDirectory(self._root, self._public).directory("jobs", job)
+                _make(path)
                 break
             except FileNotFoundError:
                 if attempt == _ATTEMPTS - 1:
@@ -106,36 +107,28 @@ class Leases:
         """Like `lease`, by a user who may only read the cache."""
         name = _relative(self._root, image)
         path = self._root / _VISITORS / f"{_checked_job(job)}~{_holder_of(node, step)}.{lease_key(name)}.lease"
-        # Written at once and in place, for this user could not replace what is there; it is complete or is no lease.
-        with contextlib.suppress(FileExistsError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
-            try:
-                os.write(descriptor, json.dumps({"image": name}).encode() + b"\n")
-                os.fchmod(descriptor, 0o444)
-            finally:
-                os.close(descriptor)
+        _make(path)
         image.lstat()
         return path
 
-    def release(self, job: str, node: str) -> int:
+    def release(self, job: str, node: str, *, visits: bool = True) -> int:
         """End what *job* and its steps have leased on *node*; how many leases that were.
 
-        With the job's last lease goes all else that is kept for it.  Raises: UsageError, OSError.
+        With the job's last lease goes all else that is kept for it.  Without *visits*, those are not looked for.
+
+        Raises: UsageError, OSError.
         """
-        directory, count = f"jobs/{_checked_job(job)}", 0
+        directory = f"jobs/{_checked_job(job)}"
         _checked_node(node)
         with Tree(self._root) as tree:
-            own = (*tree.entries(directory, (f"{node}.", f"{node}~")), *tree.entries(_VISITORS, (f"{job}~{node}",)))
-            for entry in own:
-                if (holder := _holder(entry)) and holder[:2] == (job, node):
-                    count += tree.remove(entry)
+            count = _end(tree, _VISITORS, job, node) if visits else 0
+            count += _end(tree, directory, job, node)
             # Only now: of nodes that end together, each would else take the other's lease for one that stays.
-            # From their names: a job of 1,000 nodes would else have each file looked at by each of them.
-            if not any(kind_of(f"{directory}/{name}") == "lease" for name in tree.names(directory)):
-                for entry in list(tree.entries(directory)):
-                    if kind_of(entry.path) in {"record", "temporary"}:
-                        tree.remove(entry)
+            left = [f"{directory}/{name}" for name in tree.names(directory)]
+            if not any(kind_of(path) == "lease" for path in left):
+                for path in left:
+                    if kind_of(path) in {"record", "temporary"}:
+                        tree.unlink(path)
                 tree.remove_directory(directory)
         return count
 
@@ -143,28 +136,39 @@ class Leases:
 def leased_keys(tree: Tree) -> set[str]:
     """The keys (`lease_key`) of all images of the cache *tree* that have a lease, from the names of files alone."""
     directories = (_VISITORS, *(f"jobs/{job}" for job in tree.names("jobs")))
+    # Each is another directory than the one before, so none of them is what the tree has kept open.
     names = (name for directory in directories for name in tree.names(directory))
     return {name.rsplit(".", 2)[1] for name in names if name.endswith(".lease") and name.count(".") > 1}
 
 
-def leases_of(tree: Tree, entries: Iterator[CacheFile]) -> Iterator[Lease]:
-    """The leases among *entries*."""
+def _end(tree: Tree, directory: str, job: str, node: str) -> int:
+    """Remove what *job* has leased on *node* from the *directory*; how many leases that were."""
+    # By their names: a job of 1,000 nodes would else have each file looked at by each of them.
+    paths = [f"{directory}/{name}" for name in tree.names(directory) if name.startswith((node, f"{job}~{node}"))]
+    return sum(tree.unlink(path) for path in paths if (holder := _holder(path)) and holder[:2] == (job, node))
+
+
+def leases_of(entries: Iterable[CacheFile], images: Iterable[str]) -> Iterator[Lease]:
+    """The leases among *entries* of the *images* (paths below the cache); others keep nothing that is there."""
+    known = {lease_key(image): image for image in images}
     for entry in entries:
-        holder = _holder(entry)
-        if holder is None:
-            continue
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            image = json.loads(tree.read(entry, _MAX_LEASE))["image"]
-            # A lease whose name does not fit its content would not be found by the name.
-            if isinstance(image, str) and entry.path.endswith(f".{lease_key(image)}.lease"):
-                yield Lease(*holder, image, entry.mtime, entry)
+        holder, image = _holder(entry.path), known.get(entry.name.rsplit(".", 2)[-2])
+        if holder and image:
+            yield Lease(*holder, image, entry.mtime, entry)
 
 
-def _holder(entry: CacheFile) -> tuple[str, str, str] | None:
-    """The job, the node and the step whose lease the file is, or None."""
-    kind, name = kind_of(entry.path), entry.name.rsplit(".", 2)[0]
+def _make(path: Path) -> None:
+    """Make the empty file *path*, unless it is there.  Raises: OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444))
+
+
+def _holder(path: str) -> tuple[str, str, str] | None:
+    """The job, the node and the step whose lease the file *path* is, or None."""
+    kind, (directory, _, name) = kind_of(path), path.rpartition("/")
+    name = name.rsplit(".", 2)[0]
     if kind == "lease":
-        name = f"{entry.path.split('/')[1]}~{name}"
+        name = f"{directory.rpartition('/')[2]}~{name}"
     elif kind != "visit":
         return None
     job, node, *step = name.split("~")

@@ -43,11 +43,15 @@ class CacheFile(NamedTuple):
 
 
 class Tree:
-    """The cache *root*, as a context manager; one that is not there is empty.  Raises: OSError."""
+    """The cache *root*, as a context manager; one that is not there is empty.  Raises: OSError.
+
+    The directory that was used last stays open.  If it is removed meanwhile, it is empty until another one is used.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._fd = -1
+        self._last = ("", -1)  # the directory below it that was used last, and its descriptor
 
     def __enter__(self) -> Self:
         # The way to the cache is the administrator's, and may have links; what is in it may not.
@@ -58,6 +62,7 @@ class Tree:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._keep("", -1)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -114,6 +119,13 @@ class Tree:
                 return True
         return False
 
+    def unlink(self, path: str) -> bool:
+        """Remove the name *path*, whatever file it is now; False if there is none.  Raises: OSError."""
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError), self._opened(_parent(path)) as directory:
+            os.unlink(path.rpartition("/")[2], dir_fd=directory)
+            return True
+        return False
+
     def rename(self, path: str, name: str) -> None:
         """Give the file *path* the *name* in its directory.  Raises: OSError."""
         with self._opened(_parent(path)) as directory:
@@ -129,15 +141,24 @@ class Tree:
         """A descriptor of the directory *path*.  Raises: OSError."""
         if self._fd < 0:
             raise FileNotFoundError(self.root)
-        fd = os.dup(self._fd)
+        last, kept = self._last
+        is_kept = path == last and kept >= 0
+        fd = os.dup(kept if is_kept else self._fd)
         try:
-            for name in filter(None, path.split("/")):
-                below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-                os.close(fd)
-                fd = below
+            if not is_kept:
+                for name in filter(None, path.split("/")):
+                    below = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+                    os.close(fd)
+                    fd = below
+                self._keep(path, os.dup(fd))
             yield fd
         finally:
             os.close(fd)
+
+    def _keep(self, path: str, fd: int) -> None:
+        if self._last[1] >= 0:
+            os.close(self._last[1])
+        self._last = (path, fd)
 
 
 def _parent(path: str) -> str:

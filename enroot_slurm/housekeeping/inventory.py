@@ -107,7 +107,11 @@ def inventory(root: Path) -> Inventory:
         jobs: dict[str, list[CacheFile]] = {}
         for entry in (*found.get("lease", ()), *found.get("record", ()), *found.get("visit", ())):
             jobs.setdefault(entry.path.split("/")[1].partition("~")[0], []).append(entry)
-        leases = tuple(leases_of(tree, iter((*found.get("lease", ()), *found.get("visit", ())))))
+        images = {
+            f"{entry.path.rpartition('.')[0]}.sqsh"
+            for entry in (*found.get("image", ()), *found.get("image sidecar", ()))
+        }
+        leases = tuple(leases_of((*found.get("lease", ()), *found.get("visit", ())), images))
         items = [
             *(_single("blob", entry) for entry in found.get("blob", ())),
             *_layers(found),

@@ -121,25 +121,29 @@ def epilog(job: Job, *, config: Config | None = None) -> int:
     Raises: EnrootSlurmError, OSError.
     """
     config = config or Config.load(trusted=True, snapshot=SNAPSHOT)
-    if is_marked(job, config):
-        _give_back(job, config, {"cache", "user"} if config.shared_cache else {"user"})
+    marked = {job.key: {"cache", "user"} if config.shared_cache else {"user"}} if is_marked(job, config) else {}
     for journal in config.run_path.glob(f"{job.id}.*.worker"):
         restart = journal.name.split(".")[1]
         if not restart.isdecimal() or int(restart) > job.restart:
             continue  # of a later start
         past = job._replace(restart=int(restart))
-        _give_back(past, config, _end_workers(journal) & {"cache", "user"})
+        users = _end_workers(journal) & {"cache", "user"}
+        _give_back(past, config, users | marked.pop(past.key, set()))
         for path in (journal.with_suffix(".json"), journal):
             path.unlink(missing_ok=True)
         log("epilog", job=past.key, node=job.node, user=job.user)
+    for users in marked.values():
+        _give_back(job, config, users)
     return 0
 
 
 def _give_back(job: Job, config: Config, users: set[str]) -> None:
     """End what *job* has leased here, as each of *users*."""
+    visits = "user" in users  # who may have leased in the site's cache as well
     for user in sorted(users):
         with suppress(EnrootSlurmError):
-            releasing = fork(partial(_release, job, config, shared=user == "cache"), _identity(user, job, config))
+            work = partial(_release, job, config, shared=user == "cache", visits=visits)
+            releasing = fork(work, _identity(user, job, config))
             if releasing.wait(_RELEASING) is None:
                 log("epilog", WARNING, job=job.key, error="the cache does not answer; the leases stay", user=user)
                 releasing.end()
@@ -342,10 +346,11 @@ def _words(request: Request) -> str:
     return " ".join(f"{key}={value}" for key, value in words if value)
 
 
-def _release(job: Job, config: Config, *, shared: bool) -> int:
+def _release(job: Job, config: Config, *, shared: bool, visits: bool) -> int:
     from enroot_slurm.cache.leases import Leases  # noqa: PLC0415
 
-    Leases(_config_of_worker(config, shared=shared).cache_path).release(job.key, job.node)
+    root = _config_of_worker(config, shared=shared).cache_path
+    Leases(root).release(job.key, job.node, visits=shared and visits)
     return 0
 
 

@@ -90,7 +90,8 @@ def keep(image: CachedImage, job: str, node: str, config: Config, step: str = ""
 
     try:
         if image.path.is_relative_to(config.cache_path):
-            Leases(config.cache_path).lease(image.path, job, node, step)
+            public = bool(config.shared_cache) and Path(config.shared_cache) == config.cache_path
+            Leases(config.cache_path, public=public).lease(image.path, job, node, step)
         elif config.shared_cache and image.path.is_relative_to(config.shared_cache):
             Leases(Path(config.shared_cache)).visit(image.path, job, node, step)
     except OSError:  # a full disk, say

@@ -121,8 +121,8 @@ def test_nodes_that_end_together(cache, image):
         assert not (cache.root / "jobs" / job).exists()
 
 
-def test_a_node_looks_at_its_own_leases_only(cache, image, monkeypatch):
-    """However many nodes a job has, the one that ends asks for the status of its own files, once or twice each."""
+def test_no_lease_is_looked_at(cache, image, monkeypatch):
+    """However many nodes a job has, the one that ends takes all from the names: no file's status is asked for."""
     leases = Leases(cache.root)
     for number in range(50):
         leases.lease(image, "1.0", f"n{number}")
@@ -131,8 +131,16 @@ def test_a_node_looks_at_its_own_leases_only(cache, image, monkeypatch):
     lstat = os.lstat
     monkeypatch.setattr(os, "lstat", lambda path, **options: (asked.append(os.fspath(path)), lstat(path, **options))[1])
     assert leases.release("1.0", "n7") == 2
-    assert {name.split(".")[0] for name in asked} == {"n7", "n7~3"}
-    assert len(asked) == 4
+    assert asked == []
+
+
+def test_visitors_are_listed_only_if_there_may_be_some(cache, image, leases):
+    """Their directory has names of all jobs; who knows that the job has left none there passes it over."""
+    open_to_visitors(CacheDirectory(cache.root, public=True))
+    leases.visit(image, "7.0", "n1", "0")
+    assert leases.release("7.0", "n1", visits=False) == 0
+    assert held(leases) == [("7.0", "n1", image.name)]
+    assert leases.release("7.0", "n1") == 1
 
 
 def test_a_job_without_leases_is_released_as_well(cache, leases):
@@ -179,23 +187,23 @@ def test_an_image_that_has_gone_is_not_leased(image, leases):
 
 
 def test_files_that_are_no_leases(cache, image, leases, tmp_path):
-    """Links, directories, damaged files and wrong names count for nothing, and release leaves them where they are."""
+    """Links, directories and names of no image count for nothing; what a file has in it does not count."""
     leases.lease(image, "1.0", "n1")
     jobs = cache.root / "jobs/1.0"
     key = lease_key(str(image.relative_to(cache.root)))
     target = tmp_path / "target"
-    target.write_text(json.dumps({"image": str(image.relative_to(cache.root))}))
+    target.write_text("theirs")
     (jobs / f"n2.{key}.lease").symlink_to(target)
     (jobs / f"n3.{key}.lease").mkdir()
-    (jobs / f"n4.{key}.lease").write_text("{")
-    (jobs / f"n5.{'0' * 32}.lease").write_text(target.read_text())
-    (jobs / f"n6.{key}.lease").write_bytes(b" " * 10_000)
+    (jobs / f"n4.{key}.lease").write_text(json.dumps({"image": "of an earlier version"}))
+    (jobs / f"n5.{'0' * 32}.lease").touch()
+    (jobs / f"n6.{key[1:]}.lease").touch()
     (jobs / "notes.txt").write_text("mine")
-    assert [lease.node for lease in inventory(leases._root).leases] == ["n1"]
+    assert [lease.node for lease in inventory(leases._root).leases] == ["n1", "n4"]
     for number in range(1, 7):
         leases.release("1.0", f"n{number}")
-    assert sorted(os.listdir(jobs)) == sorted([f"n2.{key}.lease", f"n3.{key}.lease", "notes.txt"])
-    assert target.exists()
+    assert sorted(os.listdir(jobs)) == sorted([f"n3.{key}.lease", f"n6.{key[1:]}.lease", "notes.txt"])
+    assert target.read_text() == "theirs"
 
 
 def test_a_link_in_place_of_a_jobs_directory_is_not_followed(cache, leases, tmp_path):
@@ -210,13 +218,14 @@ def test_a_link_in_place_of_a_jobs_directory_is_not_followed(cache, leases, tmp_
     assert kept.exists()
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(0o700, (0o600, 0o700)), (0o755, (0o444, 0o755))])
-def test_who_may_read_a_lease(cache, image, leases, mode, expected):
-    """Everybody in a cache that everybody may read, else its owner; nothing is left beside it."""
-    cache.root.chmod(mode)
-    leases.lease(image, "1.0", "n1")
+@pytest.mark.parametrize(("public", "mode"), [(False, 0o700), (True, 0o755)])
+def test_who_may_read_what_is_kept_for_a_job(cache, image, public, mode):
+    """Everybody in a cache that everybody may read, else its owner; a lease is empty, and nothing is left beside it."""
+    Leases(cache.root, public=public).lease(image, "1.0", "n1")
     [lease] = (cache.root / "jobs/1.0").iterdir()
-    assert (lease.stat().st_mode & 0o777, lease.parent.stat().st_mode & 0o777) == expected
+    assert lease.read_bytes() == b""
+    assert lease.stat().st_mode & 0o222 == 0
+    assert lease.parent.stat().st_mode & 0o777 == mode
 
 
 def test_nodes_lease_and_release_at_once(cache, image, leases):
