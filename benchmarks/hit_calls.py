@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 from prolog_hit import RUN, hook_environment, site  # noqa: E402  the path comes first
+from support.calls import KINDS, STRACE, calls_in  # noqa: E402
 from support.images import Image, Layer  # noqa: E402
 
 if TYPE_CHECKING:
@@ -28,23 +28,13 @@ if TYPE_CHECKING:
 
     from prolog_hit import Site
 
-_CALL = re.compile(r"^\d+ +(\w+)\((.*)")
-_KINDS = {
-    "look": "stat lstat fstat newfstatat statx access faccessat faccessat2 readlink readlinkat statfs fstatfs",
-    "open": "open openat openat2",
-    "read": "read pread64 readv preadv getdents getdents64",
-    "ignored": "close lseek fcntl dup dup2 dup3 fadvise64 ioctl mmap execve chdir fchdir getcwd",
-}
-_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
-KINDS = ("look", "open", "read", "change")
-
 
 class Row(NamedTuple):
     """The calls of one command."""
 
     name: str
     cache: Counter[str]
-    home: Counter[str]
+    home: int
 
 
 def main() -> int:
@@ -57,7 +47,7 @@ def main() -> int:
         arguments.calls.write_text("\n".join(calls) + "\n")
     print(f"| | calls in the cache | {' | '.join(KINDS)} | in the home |\n| --- | {' | '.join(['---:'] * 6)} |")
     for name, cache, home in rows:
-        print(f"| {name} | {cache.total()} | {' | '.join(str(cache[kind]) for kind in KINDS)} | {home.total()} |")
+        print(f"| {name} | {cache.total()} | {' | '.join(str(cache[kind]) for kind in KINDS)} | {home} |")
     return 0
 
 
@@ -122,19 +112,12 @@ class _Bench:
 
     def _row(self, name: str, command: list[str], environment: Mapping[str, str], cache: Path | None = None) -> Row:
         trace = self._site.directory / "trace"
-        strace = ["strace", "-f", "-y", "-qq", "-s", "0", "-o", str(trace), "-e", "trace=%file,%desc"]
-        subprocess.run([*strace, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
-        counts = Counter[str](), Counter[str]()
-        for line in trace.read_text().splitlines():
-            call = _CALL.match(line)
-            if call is None or _KIND_OF.get(call[1]) == "ignored":
-                continue
-            for where, count in zip((cache or self._site.cache, self._site.alice.home), counts, strict=True):
-                if re.search(rf'["<]{re.escape(str(where))}["/>]', call[2]):
-                    count["change" if "O_CREAT" in call[2] else _KIND_OF.get(call[1], "change")] += 1
-                    self._calls += [f"{name}: {call[1]}({call[2]}"] if name else []
-                    break
-        return Row(name, *counts)
+        subprocess.run([*STRACE, "-o", trace, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
+        text = trace.read_text()
+        calls = list(calls_in(cache or self._site.cache, text))
+        home = [each for each in calls_in(self._site.alice.home, text) if each not in calls]
+        self._calls += [f"{name}: {each.text}" for each in (*calls, *home) if name]
+        return Row(name, Counter(each.kind for each in calls), len(home))
 
 
 if __name__ == "__main__":

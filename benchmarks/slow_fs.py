@@ -1,7 +1,7 @@
-"""A directory through FUSE, each call a while later: ``python benchmarks/slow_fs.py DIRECTORY MOUNTPOINT SECONDS``.
+"""A directory through FUSE, each call later: ``python benchmarks/slow_fs.py DIRECTORY MOUNTPOINT SECONDS [LOG]``.
 
 So are file systems far away.  It needs fuse3 and ``pip install mfusepy``; the kernel keeps attributes and names for
-a second, as clients of such file systems do.
+a second, as clients of such file systems do.  LOG gets a line for each request of the kernel.
 """
 
 # The calls of the kernel are passed on as they are.
@@ -92,10 +92,10 @@ class Loopback:
 
 
 @contextmanager
-def slow(directory: Path, mountpoint: Path, delay: float) -> Iterator[Path]:
+def slow(directory: Path, mountpoint: Path, delay: float, log: Path | None = None) -> Iterator[Path]:
     """*directory* at *mountpoint*, each call *delay* seconds later, until the block ends."""
     mountpoint.mkdir()
-    command = [sys.executable, __file__, str(directory), str(mountpoint), str(delay)]
+    command = [sys.executable, __file__, str(directory), str(mountpoint), str(delay), *([str(log)] if log else [])]
     process = subprocess.Popen(command)
     try:
         end = time.monotonic() + _TIMEOUT
@@ -109,8 +109,9 @@ def slow(directory: Path, mountpoint: Path, delay: float) -> Iterator[Path]:
         process.wait()
 
 
-def _later(function: Callable[..., Any], delay: float) -> Callable[..., Any]:
+def _later(function: Callable[..., Any], delay: float, log: int) -> Callable[..., Any]:
     def call(*arguments: Any, **more: Any) -> Any:
+        os.write(log, f"{function.__name__}\n".encode())
         time.sleep(delay)
         return function(*arguments, **more)
 
@@ -120,9 +121,10 @@ def _later(function: Callable[..., Any], delay: float) -> Callable[..., Any]:
 def main() -> None:
     import mfusepy  # noqa: PLC0415 - no part of the project
 
-    root, mountpoint, delay = sys.argv[1:]
+    root, mountpoint, delay, *log = sys.argv[1:]
+    told = os.open(log[0] if log else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     late = {
-        name: _later(function, float(delay))
+        name: _later(function, float(delay), told)
         for name, function in vars(Loopback).items()
         if not name.startswith("_")
         if callable(function)

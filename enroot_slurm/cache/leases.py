@@ -98,8 +98,7 @@ class Leases:
             except FileNotFoundError:
                 if attempt == _ATTEMPTS - 1:
                     raise
-        # After the lease: the collector looks at leases once it has taken the name away (see `gc`).
-        image.lstat()
+        _find(image)
         used(image)
         return path
 
@@ -108,7 +107,7 @@ class Leases:
         name = _relative(self._root, image)
         path = self._root / _VISITORS / f"{_checked_job(job)}~{_holder_of(node, step)}.{lease_key(name)}.lease"
         _make(path)
-        image.lstat()
+        _find(image)
         return path
 
     def release(self, job: str, node: str, *, visits: bool = True) -> int:
@@ -161,6 +160,15 @@ def _make(path: Path) -> None:
     """Make the empty file *path*, unless it is there.  Raises: OSError."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444))
+
+
+def _find(image: Path) -> None:
+    """Look whether the *image*, which has a lease now, is still there.  Raises: FileNotFoundError; OSError.
+
+    The collector looks at leases once it has taken the name away.  The file is opened, since clients of NFS may answer
+    for its status themselves, with what they were told up to a minute before.
+    """
+    os.close(os.open(image, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
 
 
 def _holder(path: str) -> tuple[str, str, str] | None:

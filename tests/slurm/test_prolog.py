@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.archives import docker_members, made_tar
 from support.attached import attach, write_policy
+from support.calls import STRACE, calls_in
 from support.command import serve, wait_for
 from support.fault_registry import FaultRegistry
 from support.images import Image, Layer
@@ -878,6 +879,36 @@ def test_root_looks_at_nothing_of_a_user(site, alice, push, image) -> None:
         trace = traced(site, site.installation.epilog, hook_environment(pinned, alice, 900_000 + number))
         assert "/home/" not in "\n".join(trace.root)
     assert trace.forks == 2  # Python, and who gives the leases back
+
+
+def test_what_a_hit_asks_the_shared_file_system(site, alice, push, image) -> None:
+    """A job's nodes pay for each call on the cache: to find the image and lease it, and to give it back."""
+    require_tools("strace")
+    uri = push(image)
+    digest = result_of(site, alice, uri)["digest"]
+    pinned = f"{uri.rpartition(':')[0]}@{digest}"
+
+    def calls(hook: Path, uri: str, job: int, node: str) -> list[str]:
+        file = site.directory / "trace"
+        environment = {**hook_environment(uri, alice, job), "SLURMD_NODENAME": node}
+        site.cluster.run(*STRACE, "-o", file, hook, node=node, environment=environment)
+        return [each.text for each in calls_in(site.cache, file.read_text())]
+
+    prolog, epilog = site.installation.prolog, site.installation.epilog
+    for most, hook, name, job, node in (
+        (17, prolog, pinned, 900_051, "n1"),  # with the job's directory
+        (14, prolog, pinned, 900_051, "n2"),
+        (10, epilog, pinned, 900_051, "n1"),
+        (12, epilog, pinned, 900_051, "n2"),  # with the job's directory
+        (99, prolog, uri, 900_052, "n1"),  # asks the registry
+        (17, prolog, uri, 900_052, "n2"),  # uses that answer
+        (10, epilog, uri, 900_052, "n1"),
+        (13, epilog, uri, 900_052, "n2"),
+    ):
+        found = calls(hook, name, job, node)
+        assert len(found) <= most, found
+        assert hook == epilog or site.record(job, node)[0]["path"]
+    site.check_clean()
 
 
 def test_a_site_s_own_prolog(site, alice, push, image) -> None:
