@@ -223,7 +223,8 @@ def assert_private(site: Site) -> None:
         assert status.st_uid == site.cache_user.uid
         closed = path.name in {"locks", "tmp", "failures"} or path.parent.name in {"locks", "tmp", "failures"}
         if path.is_dir():
-            assert stat.S_IMODE(status.st_mode) == (0o700 if closed else 0o755), path
+            mode = 0o1733 if path.name == "visitors" else 0o700 if closed else 0o755
+            assert stat.S_IMODE(status.st_mode) == mode, path
         elif not closed:
             assert stat.S_IMODE(status.st_mode) == 0o444, path
     for user in site.users[:2]:
