@@ -79,7 +79,7 @@ class Merge:
                 if names := again.get(number):
                     self._write(reader, member, names)
         self._directories.update(layer.shown)
-        layer.close()
+        layer.close(linked=bool(self._orphans))
 
     def finish(self) -> None:
         """Write the directories.  Raises: IntegrityError, for a hard link to nowhere."""

@@ -46,13 +46,20 @@ class Stack:
         self.implied = Implied()
 
     def removes(self, path: bytes, since: int) -> bool:
-        """Whether markers of the layer *since*, or of one between it and the current one, hide *path* of lower ones."""
-        removed, closed = self.removed, self.closed
+        """Whether the layer *since*, or one between it and the current one, hides *path* of lower ones.
+
+        It does by a marker, or by something that is no directory where *path* has one.
+        """
+        removed, closed, names = self.removed, self.closed, self.names
         while path:
             if removed.get(hash(path), 0) >= since:
                 return True
             path = path.rpartition(b"/")[0]
-            if closed.get(hash(path), 0) >= since:
+            key = hash(path)
+            if closed.get(key, 0) >= since:
+                return True
+            number, is_directory = divmod(names.get(key, 1), 2)
+            if not is_directory and number >= since:
                 return True
         return False
 
@@ -141,8 +148,14 @@ class LayerNames:
         self._markers.add(key)
         return True
 
-    def close(self) -> None:
-        """End the layer: its markers take effect on those below."""
+    def close(self, *, linked: bool) -> None:
+        """End the layer: its markers take effect on those below.
+
+        With *linked*, lower layers are to resolve links.  Then what does not show is noted as well, because it is in
+        the way of lower directories: of what `Stack.removes` tells.
+        """
         depth = self._stack.depth
+        if linked:
+            self._stack.closed.update(dict.fromkeys(self._hidden, depth))
         self._stack.removed.update(dict.fromkeys(self._removed, depth))
         self._stack.closed.update(dict.fromkeys(self._closed, depth))

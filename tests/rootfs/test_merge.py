@@ -288,6 +288,18 @@ def test_a_hard_link_to_nowhere_is_refused():
         tree_of([f("a")], [("gone", LINK, 0, "nothing")])
 
 
+@pytest.mark.parametrize(
+    "upper", [[], [("d", DIR, 0o755, "")], [f("d", "new")], [f("d/e")]], ids=["none", "dir", "file", "implied"]
+)
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_hard_link_into_a_directory_that_became_a_file_is_refused(upper, planned):
+    """A file in the place of the target's directory counts as a whiteout does, whatever upper layers have there."""
+    lower, link = [("d", DIR, 0o755, ""), f("d/target")], ("link", LINK, 0, "d/target")
+    for layers in ([lower, [f("d"), link]], [lower, [f("d")], [link]]):
+        with pytest.raises(IntegrityError, match="which no layer has"):
+            merge([archive(layer) for layer in (*layers, upper)], planned=planned)
+
+
 def test_a_hard_link_to_what_a_whiteout_removes_is_refused():
     """A whiteout between a link and the layer with its target counts."""
     with pytest.raises(IntegrityError, match="which no layer has"):
