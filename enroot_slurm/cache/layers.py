@@ -5,6 +5,7 @@
     ROOT/locks/layer-RECIPE-HEX.lock      held by the process that makes it
 
 A layer is known by its diff_id, not by its blob's digest: the compression of the blob makes no difference here.
+Layers that can only be converted together, a stack, are one image: HEX is the ChainID of the topmost one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = ["CachedLayer", "LayerSidecar", "LayerStore", "layer_path"]
 _FORMAT = 1
 """To be raised when layer images are made differently, so that older ones are not used any more."""
 _RECIPE_LENGTH = 16
+_STACK = "stack "  # in sidecars, before a ChainID
 _READ = 1 << 20
 
 
@@ -38,7 +40,10 @@ class LayerSidecar(NamedTuple):
     """The description of a layer's image."""
 
     layer: str
-    """The diff_id, so that nobody can pass off one layer as another by giving its files other names."""
+    """The diff_id, so that nobody can pass off one layer as another by giving its files other names.
+
+    Of a stack, ``stack`` and its ChainID: no image config can pass that off as the diff_id of a layer.
+    """
     size: int
     """Bytes."""
     mtime_ns: int
@@ -56,9 +61,9 @@ class LayerSidecar(NamedTuple):
             raise ValueError("a field is of another type")
         return sidecar
 
-    def is_of(self, layer: str, size: int, mtime_ns: int) -> bool:
-        """Whether it tells of this image."""
-        return (self.layer, self.size, self.mtime_ns) == (layer, size, mtime_ns)
+    def is_of(self, digest: str, size: int, mtime_ns: int) -> bool:
+        """Whether it tells of this image, of a layer or a stack."""
+        return (self.layer.removeprefix(_STACK), self.size, self.mtime_ns) == (digest, size, mtime_ns)
 
     def __bytes__(self) -> bytes:
         return json.dumps(self._asdict()).encode()
@@ -79,24 +84,34 @@ class LayerStore:
 
     def layer(self, diff_id: Digest, size: int = 0) -> CachedLayer:
         """The layer image of *diff_id*, whether or not it is here; *size*: bytes of a blob of it, if one is known."""
-        lock = self._locks.lock(f"layer-{self._recipe}-{diff_id.hex}", size)
+        return self._image(str(diff_id), diff_id, size)
+
+    def stack(self, chain_id: Digest, size: int = 0) -> CachedLayer:
+        """The image of all layers from the lowest one to that with *chain_id*; *size*: bytes of their blobs."""
+        return self._image(f"{_STACK}{chain_id}", chain_id, size)
+
+    def _image(self, subject: str, digest: Digest, size: int) -> CachedLayer:
+        lock = self._locks.lock(f"layer-{self._recipe}-{digest.hex}", size)
         if self._shared is not None:
-            layer = CachedLayer(diff_id, self._path(self._shared.root, diff_id), lock, None, self._shared)
+            layer = CachedLayer(subject, digest, self._path(self._shared.root, digest), lock, None, self._shared)
             if layer.path not in self._shared.unusable and layer.ready:
                 return layer
-        return CachedLayer(diff_id, self._path(self._place.root, diff_id), lock, self._place, None)
+        return CachedLayer(subject, digest, self._path(self._place.root, digest), lock, self._place, None)
 
     def prepare(self) -> None:
         """Make the directories.  Raises: OSError."""
         self._place.directory("layers", self._recipe)
 
-    def _path(self, root: Path, diff_id: Digest) -> Path:
-        return layer_path(root, self._text, diff_id)
+    def _path(self, root: Path, digest: Digest) -> Path:
+        return layer_path(root, self._text, digest)
 
 
-def layer_path(root: Path, recipe: str, diff_id: Digest) -> Path:
-    """Where the cache *root* has the image of the layer *diff_id* that is made by *recipe* (see `LayerStore`)."""
-    return root / "layers" / _directory_of(recipe) / f"{diff_id.algorithm}-{diff_id.hex}.sqsh"
+def layer_path(root: Path, recipe: str, digest: Digest) -> Path:
+    """Where the cache *root* has the image that is made by *recipe* (see `LayerStore`) of a layer, or of a stack.
+
+    *digest* is the layer's diff_id, or the stack's ChainID.
+    """
+    return root / "layers" / _directory_of(recipe) / f"{digest.algorithm}-{digest.hex}.sqsh"
 
 
 def _directory_of(recipe: str) -> str:
@@ -104,9 +119,12 @@ def _directory_of(recipe: str) -> str:
 
 
 class CachedLayer(NamedTuple):
-    """The place of one layer image."""
+    """The place of one layer image, or of a stack's."""
 
-    diff_id: Digest
+    subject: str
+    """As in its `LayerSidecar`."""
+    digest: Digest
+    """The diff_id, or the ChainID."""
     path: Path
     lock: Lock
     place: CacheDirectory | None
@@ -115,8 +133,8 @@ class CachedLayer(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The layer for people."""
-        return f"layer {self.diff_id}"
+        """The layer or the stack for people."""
+        return self.subject if self.subject.startswith(_STACK) else f"layer {self.subject}"
 
     @property
     def sidecar(self) -> Path:
@@ -130,14 +148,15 @@ class CachedLayer(NamedTuple):
         try:
             sidecar = LayerSidecar.parse(read_trusted(self.sidecar, owners, MAX_SIDECAR))
             with open_trusted(self.path, owners) as file:
-                return sidecar.is_of(str(self.diff_id), file.status.st_size, file.status.st_mtime_ns)
+                known = sidecar.is_of(str(self.digest), file.status.st_size, file.status.st_mtime_ns)
+                return known and sidecar.layer == self.subject
         except (OSError, ValueError, Untrusted):
             return False
 
     def draft(self) -> contextlib.AbstractContextManager[Draft]:
         """The image without its name, in its directory; what is left there at the end is removed."""
         assert self.place is not None
-        return self.place.draft(self.path, self.diff_id.short)
+        return self.place.draft(self.path, self.digest.short)
 
     def publish(self, file: Draft, checksum: str) -> None:
         """Give the complete image *file* its name, unless another process has been faster.  Raises: OSError."""
@@ -146,7 +165,7 @@ class CachedLayer(NamedTuple):
             return
         os.fchmod(file.fd, self.place.mode)
         status = os.fstat(file.fd)
-        sidecar = LayerSidecar(str(self.diff_id), status.st_size, status.st_mtime_ns, checksum)
+        sidecar = LayerSidecar(self.subject, status.st_size, status.st_mtime_ns, checksum)
         # Whoever looks between the two renames finds a file that is not the one described, and makes it again.
         self.place.write(self.sidecar, bytes(sidecar))
         file.publish(self.path, replace=True)

@@ -15,7 +15,7 @@ from enroot_slurm.cache.manifests import read_document
 from enroot_slurm.cache.trust import read_trusted
 from enroot_slurm.errors import EnrootSlurmError
 from enroot_slurm.oci.digest import Digest
-from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
+from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig, chain_ids
 from enroot_slurm.oci.manifest import Manifest, parse_document
 from enroot_slurm.squashfs.options import SquashOptions
 
@@ -42,5 +42,5 @@ def layers_of(root: Path, image: Item) -> set[str]:
             if Digest.of(config, digest.algorithm) == digest:
                 recipe = SquashOptions.parse(image.sidecar.options).for_layers.recipe
                 layers = ImageConfig.parse(config).diff_ids
-                return {str(layer_path(root, recipe, each).relative_to(root)) for each in layers}
+                return {str(layer_path(root, recipe, each).relative_to(root)) for each in (*layers, *chain_ids(layers))}
     return set()

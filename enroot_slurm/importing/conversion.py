@@ -7,43 +7,43 @@ published that is not verified to its last byte: blobs against their digests, la
 from __future__ import annotations
 
 import contextlib
-import time
 from functools import partial
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from enroot_slurm.cache.blobs import CachedBlobDamaged
 from enroot_slurm.cache.crew import Crew
 from enroot_slurm.cache.directory import unwritable
 from enroot_slurm.errors import IntegrityError, StorageError
+from enroot_slurm.importing.layer_merge import as_needed, merge_layers
 from enroot_slurm.importing.layer_streams import LayerStreams
+from enroot_slurm.importing.part_maker import PartMaker
+from enroot_slurm.importing.parts import parts_of
 from enroot_slurm.importing.workload import Workload
 from enroot_slurm.progress import count_text
-from enroot_slurm.rootfs.entrypoint import RcLayer
 from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
-from enroot_slurm.rootfs.stack import NeedsPlan
 from enroot_slurm.squashfs.format.superblock import CannotJoin, unwritten
 from enroot_slurm.squashfs.joining.join import join_layers
 from enroot_slurm.squashfs.writing.workshop import Workshop
-from enroot_slurm.system.checksum import Checksum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from enroot_slurm.cache.blobs import BlobStore
     from enroot_slurm.cache.fetch import ReadBlob
-    from enroot_slurm.cache.layers import CachedLayer
+    from enroot_slurm.cache.layers import LayerStore
     from enroot_slurm.importing.layer_streams import Layer
+    from enroot_slurm.importing.parts import Part
     from enroot_slurm.oci.digest import Digest
     from enroot_slurm.progress import Progress
+    from enroot_slurm.rootfs.entrypoint import RcLayer
     from enroot_slurm.settings.config import Config
+    from enroot_slurm.system.checksum import Checksum
     from enroot_slurm.system.publish import Draft
 
 __all__ = ["Conversion"]
 
 _MAX_REPAIRS = 3  # times that damaged blobs in the cache are fetched again
 _PARTING = 10.0  # seconds for conversions that are told to stop
-_NO_RC = RcLayer((), ())
 
 
 class Conversion:
@@ -73,6 +73,7 @@ class Conversion:
         self._download = download
         self._progress = progress
         self._epoch = epoch
+        self._stacked = 0  # how many of the lowest layers have to be converted together, as far as is known
         self.fetched: set[Digest] = set()
         """The layers that were downloaded."""
 
@@ -98,7 +99,7 @@ class Conversion:
             try:
                 self._link(image, checksum)
             except LinkAcrossLayers:
-                pass  # such a layer has no image of its own
+                pass  # the link leads nowhere; it may be in nobody's way, where an upper layer hides it
             except CannotJoin as error:
                 self._progress.warn(f"{error}; the layers are converted together instead")
             else:
@@ -112,49 +113,32 @@ class Conversion:
 
             def write(*, planned: bool) -> None:
                 with workshop.image(image, checksum) as (writer, stack):
-                    merge = Merge(writer, self._rc, self._created, limit=self._config.max_unpacked, implied=0)
-                    reads = [partial(streams.archive, layer, stack) for layer in reversed(self._layers)]
-                    for layer, read in zip(reversed(self._layers), _one_ahead(reads), strict=True):
-                        began = time.monotonic()
-                        merge.add_layer(read, planned=planned)
-                        workload.made(layer.descriptor.digest, began)
-                    merge.finish()
-                    inodes = merge.inodes
-                    del merge  # its names take as much memory as the tables that follow
-                    writer.finish(inodes)
+                    reads = [(layer, partial(streams.archive, layer, stack)) for layer in reversed(self._layers)]
+                    begin = partial(Merge, rc=self._rc, now=self._created, limit=self._config.max_unpacked, implied=0)
+                    merge_layers(writer, begin, reads, workload, planned=planned)
 
             try:
-                _as_needed(write)
+                as_needed(write)
             except OSError as error:
                 raise unwritten(image.path, error) from None
             self._tell(workshop.hint)
 
     def _link(self, image: Draft, checksum: Checksum | None) -> None:
-        """Make an image of each layer that has none, and join them to *image*.
+        """Join *image* from images of its layers; those that are not there are made.
 
-        Raises: CannotJoin, LinkAcrossLayers.
+        Raises: CannotJoin; LinkAcrossLayers, for a link to what no lower layer has.
         """
         options = self._config.squash_options
         store = self._store.layers(options.for_layers.recipe)
-        cached = {layer.diff_id: store.layer(layer.diff_id, layer.descriptor.size) for layer in self._layers}
-        missing = {layer.diff_id: layer for layer in self._layers if not cached[layer.diff_id].ready}
-        joined = sum(layer.descriptor.size for layer in self._layers)
-        workload = Workload(self._progress, _sizes(missing.values()), joined)
-        if missing:
-            try:
-                store.prepare()
-            except OSError as error:
-                raise unwritable(self._config.cache_path, error) from None
-            biggest_first = sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
-            with self._workshop() as workshop, self._sources(biggest_first, workload) as streams:
-                tasks = [cached[layer.diff_id] for layer in biggest_first]
-                self._make(workshop, streams, workload, missing, tasks)
-                self._tell(workshop.hint)
+        parts = parts_of(self._layers, store, self._stacked)
+        workload = Workload(self._progress, {}, sum(layer.descriptor.size for layer in self._layers))
+        if not all(part.ready for part in parts):
+            parts = self._made(store, parts, workload)
         self._progress.phase(f"joining {count_text(len(self._layers), 'layer')}")
         try:
             join_layers(
                 image,
-                [cached[layer.diff_id].path for layer in reversed(self._layers)],
+                [part.image.path for part in reversed(parts)],
                 self._rc.directories,
                 self._rc.files,
                 now=self._created,
@@ -163,67 +147,60 @@ class Conversion:
                 copied=workload.copied,
                 checksum=checksum,
             )
-            workload.copied(1, 1)
+            workload.finish()
         except CannotJoin:
             # One of them is to blame, or the image: then others' layers stay.
-            for each in cached.values():
-                if not each.is_sound:
-                    each.discard()
+            for part in parts:
+                if not part.image.is_sound:
+                    part.image.discard()
             raise
 
-    def _make(
-        self,
-        workshop: Workshop,
-        streams: LayerStreams,
-        workload: Workload,
-        layers: dict[Digest, Layer],
-        missing: list[CachedLayer],
-    ) -> None:
-        """Make the images of the *missing* layers."""
-        size = min(self._config.max_processors, len(missing))
+    def _made(self, store: LayerStore, parts: list[Part], workload: Workload) -> list[Part]:
+        """Make what is missing of *parts*; the parts, which are others if a layer turns out to need those below it."""
+        try:
+            store.prepare()
+        except OSError as error:
+            raise unwritable(self._config.cache_path, error) from None
+        with self._workshop() as workshop:
+            while True:
+                stacked = self._stacked
+                self._make(workshop, store, workload, [part for part in parts if not part.ready])
+                if self._stacked == stacked:
+                    break
+                parts = parts_of(self._layers, store, self._stacked)
+            self._tell(workshop.hint)
+        if not self._config.keep_blobs:
+            for layer in self._layers:
+                self._store.blob(layer.descriptor).drop()
+        return parts
 
-        def attempt(cached: CachedLayer) -> bool:
-            try:
-                with cached.lock.attempt() as held:
-                    digest, began = layers[cached.diff_id].descriptor.digest, time.monotonic()
-                    if cached.ready:
-                        workload.made(digest, 0)
-                        done(cached)
-                        return True
-                    if not held:
-                        return False
-                    with cached.draft() as file:
-                        sums: list[Checksum] = []
-                        _as_needed(lambda planned: sums.append(make(cached, file, planned=planned)))
-                        cached.publish(file, sums[-1].hexdigest())
-                    workload.made(digest, began)
-                    done(cached)
-            except OSError as error:
-                raise unwritable(self._config.cache_path, error) from None
-            return True
+    def _make(self, workshop: Workshop, store: LayerStore, workload: Workload, missing: list[Part]) -> None:
+        """Make the images of *missing* parts, but of layers that turn out to be in a stack: these say how high it is.
 
-        def done(cached: CachedLayer) -> None:
-            if not self._config.keep_blobs:
-                streams.drop(layers[cached.diff_id])
+        Raises: LinkAcrossLayers, for one that leads out of a stack.
+        """
+        tasks = sorted({part.image.digest: part for part in missing}.values(), key=lambda part: -part.size)
+        layers = [layer for part in tasks for layer in reversed(part.layers)]
+        workload.add(_sizes(layers))
+        with self._sources(layers, workload) as streams:
+            maker = PartMaker(
+                self._layers,
+                self._stacked,
+                store=store,
+                workshop=workshop,
+                streams=streams,
+                workload=workload,
+                config=self._config,
+            )
 
-        def make(cached: CachedLayer, file: Draft, *, planned: bool) -> Checksum:
-            checksum = Checksum()
-            with workshop.layer(file, checksum) as (writer, stack):
-                merge = Merge(writer, _NO_RC, 0, limit=self._config.max_unpacked, markers=True)
-                merge.add_layer(partial(streams.archive, layers[cached.diff_id], stack), planned=planned)
-                merge.finish()
-                inodes = merge.inodes
-                del merge  # its names take as much memory as the tables that follow
-                writer.finish(inodes)
-            return checksum
+            def failed(error: BaseException) -> None:
+                streams.fail(error)
+                workshop.kill()
 
-        def failed(error: BaseException) -> None:
-            streams.fail(error)
-            workshop.kill()
-
-        timeout = self._config.lock_timeout
-        with Crew(missing, attempt, size=size, lock_timeout=timeout, failed=failed, parting=_PARTING) as crew:
-            crew.wait()
+            size, timeout = self._config.max_processors, self._config.lock_timeout
+            with Crew(tasks, maker.attempt, size=size, lock_timeout=timeout, failed=failed, parting=_PARTING) as crew:
+                crew.wait()
+        self._stacked = maker.height
 
     @contextlib.contextmanager
     def _sources(self, layers: Sequence[Layer], workload: Workload) -> Iterator[LayerStreams]:
@@ -254,23 +231,3 @@ class Conversion:
 def _sizes(layers: Iterable[Layer]) -> dict[Digest, int]:
     """The sizes of the blobs of *layers*, in bytes."""
     return {layer.descriptor.digest: layer.descriptor.size for layer in layers}
-
-
-def _one_ahead(reads: Sequence[Callable[[], Iterator[bytes]]]) -> Iterator[Callable[[], Iterator[bytes]]]:
-    """Yield *reads*, each when the next one has begun, so that decoding does not pause between layers."""
-    archive = reads[0]() if reads else iter(())
-    for read, following in zip_longest(reads, reads[1:]):
-        begun, archive = [archive], following() if following else iter(())
-        yield partial(_begun_or_new, begun, read)
-
-
-def _begun_or_new(begun: list[Iterator[bytes]], read: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
-    return begun.pop() if begun else read()
-
-
-def _as_needed(write: Callable[..., None]) -> None:
-    """Call *write* without planning, and with it where that is needed."""
-    try:
-        write(planned=False)
-    except NeedsPlan:
-        write(planned=True)

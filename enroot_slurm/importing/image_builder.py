@@ -15,6 +15,7 @@ from enroot_slurm.errors import IntegrityError, PlatformNotFound, StorageError, 
 from enroot_slurm.importing.conversion import Conversion
 from enroot_slurm.importing.layer_streams import Layer
 from enroot_slurm.importing.lookup import cached_image
+from enroot_slurm.importing.parts import parts_of
 from enroot_slurm.importing.space import check_space
 from enroot_slurm.oci.image_config import MAX_CONFIG, ImageConfig
 from enroot_slurm.progress import size_text
@@ -164,7 +165,7 @@ class ImageBuilder:
         """Whether all layers have images, so that there is nothing to convert."""
         config = self._resolution.config
         images = self._store.layers(config.squash_options.for_layers.recipe)
-        return config.layer_cache and all(images.layer(layer.diff_id).ready for layer in layers)
+        return config.layer_cache and all(part.ready for part in parts_of(layers, images))
 
     def _image_config(self, manifest: Manifest) -> ImageConfig:
         if manifest.config.size > MAX_CONFIG:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from enroot_slurm.cache.images import Sidecar
 from enroot_slurm.cache.trust import MAX_SIDECAR, Untrusted, read_trusted
 from enroot_slurm.errors import IntegrityError, StorageError
+from enroot_slurm.importing.parts import parts_of
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Manifest
 from enroot_slurm.progress import size_text
 from enroot_slurm.system.file_copy import can_share_blocks, room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from enroot_slurm.cache.blobs import Blob, BlobStore
@@ -113,22 +114,24 @@ class _Estimate:
         self._lookup = lookup
         self._linked = config.layer_cache
         self._ratio = _learnt(lookup) or (_PLAIN if "-noD" in config.squash_options.arguments else _SQUASHED)
-        self._blobs = {layer.descriptor.digest: store.blob(layer.descriptor) for layer in layers}
-        self._layers: dict[Digest, tuple[CachedLayer | None, Blob]] = {}
-        cached = store.layers(config.squash_options.for_layers.recipe) if config.layer_cache else None
-        for layer in layers:
-            known = cached.layer(layer.diff_id) if cached else None
-            self._layers[layer.diff_id] = known, self._blobs[layer.descriptor.digest]
+        blobs = {layer.diff_id: store.blob(layer.descriptor) for layer in layers}
+        self._parts: dict[Digest, tuple[CachedLayer | None, list[Blob]]] = {key: (None, [blobs[key]]) for key in blobs}
+        if config.layer_cache:
+            images = store.layers(config.squash_options.for_layers.recipe)
+            self._parts = {
+                part.image.digest: (part.image, [blobs[layer.diff_id] for layer in part.layers])
+                for part in parts_of(layers, images)
+            }
 
     def cache(self, *, careful: bool) -> _Need:
         """Bytes that the cache is to get: blobs that it lacks, and images of layers."""
         need, blobs = _Need(), {}
-        for layer, blob in self._layers.values():
-            if layer is not None and layer.ready:
+        for image, its in self._parts.values():
+            if image is not None and image.ready:
                 continue
-            blobs[blob.descriptor.digest] = blob
-            if layer is not None and not (careful and _is_taken(layer.lock)):
-                need = need.plus(self._squashed(blob.descriptor.size))
+            blobs.update({blob.descriptor.digest: blob for blob in its})
+            if image is not None and not (careful and _is_taken(image.lock)):
+                need = need.plus(self._squashed(its))
         missing = [blob for blob in blobs.values() if not blob.reused and not (careful and _is_taken(blob.lock))]
         return need.plus(_Need(download=sum(blob.descriptor.size for blob in missing)))
 
@@ -137,13 +140,14 @@ class _Estimate:
         need = _Need()
         if careful and self._linked and can_share_blocks(self._lookup.own.root, output):
             return need
-        for layer, blob in self._layers.values():
-            size = _size_of(layer.path) if layer is not None and layer.ready else None
+        for part, blobs in self._parts.values():
+            size = _size_of(part.path) if part is not None and part.ready else None
             # Of an image of a layer, some may be hidden by others.
-            need = need.plus(self._squashed(blob.descriptor.size) if size is None else _Need(0, size, _SURE * size))
+            need = need.plus(self._squashed(blobs) if size is None else _Need(0, size, _SURE * size))
         return need
 
-    def _squashed(self, size: int) -> _Need:
+    def _squashed(self, blobs: Iterable[Blob]) -> _Need:
+        size = sum(blob.descriptor.size for blob in blobs)
         return _Need(0, self._ratio * size, min(_SURE * self._ratio, _MOST_SURE) * size)
 
 

@@ -31,13 +31,22 @@ class Workload:
 
     def __init__(self, progress: Progress, blobs: Mapping[Digest, int], joined: int = 0) -> None:
         self._progress = progress
-        self._blobs = blobs
+        self._blobs = dict(blobs)
         self._joined = joined // _COPYING
         self._total = sum(blobs.values()) + self._joined
         self._read = dict.fromkeys(blobs, 0)
         self._decoded = 0
         self._lock = threading.Lock()
         progress.advanced(0, self._total)
+
+    def add(self, blobs: Mapping[Digest, int]) -> None:
+        """*blobs* are to be decoded as well; those that are known are to be decoded again."""
+        with self._lock:
+            for digest, size in blobs.items():
+                self._total += self._read.get(digest, size)
+            self._blobs.update(blobs)
+            self._read.update(dict.fromkeys(blobs, 0))
+            self._progress.advanced(self._decoded, self._total)
 
     def reading(self, digest: Digest, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield *chunks* of the blob *digest*; what is read a second time does not count."""
@@ -57,6 +66,10 @@ class Workload:
         """*done* of *total* bytes of the layers' images are copied."""
         share = self._joined * min(done, total) // max(1, total)  # between pieces of data are gaps
         self._progress.advanced(self._decoded + share, self._total)
+
+    def finish(self) -> None:
+        """All is done, by this process or another one."""
+        self._progress.advanced(self._total, self._total)
 
     def _reach(self, digest: Digest, at: int) -> None:
         with self._lock:

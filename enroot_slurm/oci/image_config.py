@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.oci.manifest import Descriptor, Manifest
 
-__all__ = ["MAX_CONFIG", "ImageConfig", "stated_platform"]
+__all__ = ["MAX_CONFIG", "ImageConfig", "chain_ids", "stated_platform"]
 
 MAX_CONFIG = 8 << 20
 """Bytes that an image config may have."""
@@ -67,6 +67,17 @@ class ImageConfig(NamedTuple):
             created=_seconds(document.get("created")),
             dropped=tuple(dropped),
         )
+
+
+def chain_ids(diff_ids: Iterable[Digest]) -> list[Digest]:
+    """The ChainID of each layer, the lowest first: it names the layer with all below it (config.md, "Layer ChainID").
+
+    The lowest layer's is its diff_id.
+    """
+    found: list[Digest] = []
+    for diff_id in diff_ids:
+        found.append(Digest.of(f"{found[-1]} {diff_id}".encode()) if found else diff_id)
+    return found
 
 
 def stated_platform(

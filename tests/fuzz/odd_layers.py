@@ -171,7 +171,7 @@ def random_stack(seed: int) -> list[bytes]:
     """As `STACKS` gives, a hundred times as fast; the same for the same *seed*."""
     rng = random.Random(seed)
     pick = rng.choice
-    used: list[bytes] = []  # names of the layer, for its hard links
+    used: list[bytes] = []  # names of the layer, and sometimes of lower ones, for its hard links
     wild = pick((0, 0, 0.02, 0.2))  # how often something is odd
 
     def path() -> bytes:
@@ -194,7 +194,8 @@ def random_stack(seed: int) -> list[bytes]:
 
     stack = []
     for _ in range(pick((1, 1, 2, 3, 4))):
-        used.clear()
+        if rng.random() < 0.7:
+            used.clear()
         changes = []
         while rng.random() < wild:
             changes.append((rng.randrange(1 << 16), rng.randrange(256), rng.random() < 0.9))
@@ -308,16 +309,25 @@ def as_image(tars: Sequence[bytes], image: Path, rc: RcLayer = RC, now: int = NO
 
 
 def layered(tars: Sequence[bytes]) -> dict[bytes, Entry] | str:
-    """The tree in the image that images of the layers are joined to, or what is written where that can't be."""
+    """The tree in the image that images of the layers are joined to, or what is written where that can't be.
+
+    The layers up to the topmost one with a link into a lower one are one image.
+    """
     with tempfile.TemporaryDirectory(prefix="fuzz.") as name:
         directory = Path(name)
         image = directory / "image"
         try:
             try:
-                layers = []
+                layers = [directory / str(number) for number in range(len(tars))]
+                height = 0
                 for number, tar in enumerate(tars):
-                    as_image([tar], layer := directory / str(number), RcLayer((), ()), 0, markers=True)
-                    layers.append(layer)
+                    try:
+                        as_image([tar], layers[number], RcLayer((), ()), 0, markers=True)
+                    except LinkAcrossLayers:
+                        height = number + 1
+                if height:
+                    as_image(tars[:height], stack := directory / "stack", RcLayer((), ()), 0)
+                    layers[:height] = [stack]
                 link_layers(image, layers, RC)
             except (LinkAcrossLayers, CannotJoin):
                 as_image(tars, image)

@@ -124,14 +124,6 @@ def test_an_image_that_can_not_be_joined_costs_no_other_its_layers(push, import_
     assert sorted((cache / "layers").glob("*/*.sqsh")) == [before[0], before[2]]
 
 
-def test_hard_links_across_layers(push, import_to_tree):
-    """A layer with a hard link to a lower one's file has no image of its own; the result is right all the same."""
-    lower = Layer().file("target", b"data")
-    upper = Layer().hardlink("link", "target")
-    found = import_to_tree(push(Image([lower, upper])))
-    assert found.tree[b"link"].size == 4
-
-
 def test_it_can_be_turned_off(push, import_to_tree, cache):
     """Without the layer cache nothing is kept but blobs, and the tree is the same."""
     uri = push(Image(layers()))
@@ -172,10 +164,3 @@ def test_blobs_that_were_kept_go_as_well(push, import_to_tree, cache):
     assert len(list((cache / "blobs/sha256").iterdir())) == 4
     import_to_tree(uri, environment={"ENROOT_SLURM_KEEP_BLOBS": "no"})
     assert len(list((cache / "blobs/sha256").iterdir())) == 1
-
-
-def test_layers_without_images_keep_their_blobs(push, import_to_tree, cache):
-    """Layers that are streamed together have nothing but their blobs to be found again by."""
-    linked = [Layer().file("a", b"x"), Layer().hardlink("b", "a")]
-    import_to_tree(push(Image(linked)), environment={"ENROOT_SLURM_KEEP_BLOBS": "no"})
-    assert len(list((cache / "blobs/sha256").iterdir())) == 3

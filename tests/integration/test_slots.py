@@ -123,6 +123,18 @@ def test_who_needs_no_turn(node) -> None:
     assert not any("max_imports" in each.said for each in same)
 
 
+def test_layers_in_a_stack_need_no_turn(node) -> None:
+    """Layers that have one image together, because of a link, are joined with enroot's files at once."""
+    layers = [Layer().file("f"), Layer().hardlink("link", "f")]
+    assert enroot_slurm("get", serve(node.registry, Image(layers)), environment=node.environment).returncode == 0
+    first = node.start_stalled(1, 1)
+    other = serve(node.registry, Image(layers, config={"Env": ["A=b"]}), tag="other")
+    environment = {**node.environment, "ENROOT_SLURM_MAX_IMPORTS": "1"}
+    assert enroot_slurm("get", other, environment=environment).returncode == 0
+    node.release.set()
+    assert first.wait() == 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, "late"])
 def test_a_turn_that_is_given_up(node, how) -> None:
     """The turn of who dies is free at once; who is stopped, or takes too long, is passed over."""

@@ -150,6 +150,34 @@ def test_what_is_in_the_cache_needs_no_space(disk, faulty, import_environment) -
     assert "space" not in result.stderr
 
 
+def test_a_stack_in_the_cache_needs_no_space(disk, faulty, import_environment, tmp_path) -> None:
+    """Layers whose image is a stack are there as well: an image needs what is above it."""
+    place = disk("place", 60_000)
+    base = [Layer().file("f", noise(3 * MEGABYTE, 1)), Layer().hardlink("link", "f")]
+    images = [Image([*base, Layer().file("top", noise(MEGABYTE, 2 + n))], compression="gzip") for n in range(2)]
+    uris = [serve(faulty, each, tag=str(n)) for n, each in enumerate(images)]
+    environment = {
+        **import_environment,
+        "ENROOT_CACHE_PATH": str(place.path / "cache"),
+        "ENROOT_SLURM_KEEP_BLOBS": "no",
+    }
+    arguments = ("import", "-f", "-o", tmp_path / "x.sqsh")
+    assert enroot_slurm(*arguments, uris[0], environment=environment).returncode == 0
+    (stack,) = (path for path in place.path.glob("cache/layers/*/*.json") if "stack" in path.read_text())
+    for path in place.path.glob("cache/layers/*/*"):
+        if path.stem != stack.stem:
+            path.unlink()
+    place.resize(place.used + 2600)
+    known = stack.read_bytes()
+    stack.unlink()
+    result = enroot_slurm(*arguments, uris[1], environment=environment)
+    assert (result.returncode, "not enough space" in result.stderr) == (7, True), result.stderr
+    stack.write_bytes(known)
+    stack.chmod(0o600)
+    result = enroot_slurm(*arguments, uris[1], environment=environment)
+    assert (result.returncode, "space" in result.stderr) == (0, False), result.stderr
+
+
 def test_estimates_are_learnt(disk, faulty, import_environment) -> None:
     """With uncompressed data an image is taken for twice as large as its blobs, until one that was made says more."""
     place = disk("place", 32_000)
