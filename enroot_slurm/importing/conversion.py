@@ -24,6 +24,7 @@ from enroot_slurm.rootfs.merge import LinkAcrossLayers, Merge
 from enroot_slurm.squashfs.format.superblock import CannotJoin, unwritten
 from enroot_slurm.squashfs.joining.join import join_layers
 from enroot_slurm.squashfs.writing.workshop import Workshop
+from enroot_slurm.system.arenas import limit_arenas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -82,6 +83,7 @@ class Conversion:
 
         Raises: IntegrityError, NetworkError, StorageError, ConversionError and what else the download raises.
         """
+        limit_arenas()
         for _ in range(_MAX_REPAIRS):
             try:
                 self._run(image, checksum)

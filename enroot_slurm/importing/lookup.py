@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.directory import CacheDirectory, SharedCache
+from enroot_slurm.cache.directory import CacheDirectory, SharedCache, unwritable
 from enroot_slurm.cache.images import Unusable, image_file, recipe_of
 from enroot_slurm.cache.job_tags import check_job, key_of, read_resolved, read_tag, write_resolved
 from enroot_slurm.cache.manifests import read_document
@@ -120,9 +120,13 @@ class Lookup(NamedTuple):
         platform = Platform.parse(arch) if arch else Platform.host()
         # A stream is this process' alone, and another one the next time.
         job = "" if isinstance(reference, LocalImage) and reference.is_stream else job
-        own, site, warning = _caches(config, check_job(job), private=is_local and not shared)
-        if strict and not own.public:
-            check_untamperable(own.root, os.geteuid(), strict=False)
+        job = check_job(job)
+        try:
+            own, site, warning = _caches(config, job, private=is_local and not shared)
+            if strict and not own.public:
+                check_untamperable(own.root, os.geteuid(), strict=False)
+        except OSError as error:  # a file, or links without an end, are on the way
+            raise unwritable(config.cache_path, error) from None
         epoch = _epoch(os.environ.get("SOURCE_DATE_EPOCH", ""))
         recipe = recipe_of(config.squash_options.recipe, epoch)
         policies = tuple(each for each in config.signature_policy if each != "off")

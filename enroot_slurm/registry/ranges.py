@@ -36,8 +36,8 @@ _NOT_SO = frozenset({400, 403, 416, 501})
 """Statuses by which a registry, its store or what is in between says that it can't send parts."""
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """Statuses of a signed link whose time is over, as different stores say it."""
-_AHEAD = 32 << 20  # bytes that an import's blobs keep in memory, before those that come first have arrived
-_SMALLEST = 2 << 20  # bytes of a part: smaller ones are requests more than bytes
+_AHEAD = 16 << 20  # bytes that an import's blobs keep in memory, before those that come first have arrived
+_SMALLEST = 4 << 20  # bytes of a part: the way to a registry and back must be short against its time
 _PROGRESS = 1 << 20
 _PARTING = 0.5  # seconds for threads that are told to stop: one that hangs in the network is left alone
 
@@ -76,7 +76,7 @@ class Streams:
         self._from = transport.range_from
         self._free = transport.max_connections
         self._wanted = 0  # by blobs that have none
-        self._ahead = max(1, _AHEAD // self.part)
+        self._ahead = max(1, _AHEAD // self.part, self.per_blob - 1)
         self._halved = 0.0  # when, by time.monotonic
 
     def suits(self, size: int, registry: Origin) -> bool:

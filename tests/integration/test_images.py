@@ -625,6 +625,20 @@ def made(faulty, get, cache) -> tuple[str, Path]:
     return uri, Path(get(uri).stdout.strip())
 
 
+@pytest.mark.parametrize("command", ["get", "import"])
+def test_a_way_to_the_cache_that_is_none(command, faulty, import_environment, tmp_path) -> None:
+    uri = serve(faulty, image())
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    for way in (tmp_path / "file", tmp_path / "loop", tmp_path / ("x" * 300)):
+        environment = {**import_environment, "ENROOT_CACHE_PATH": f"{way}/cache"}
+        words = [command, *(["-o", tmp_path / "image.sqsh"] if command == "import" else []), uri]
+        refused = enroot_slurm(*words, environment=environment)
+        assert (refused.returncode, refused.stdout) == (7, "")
+        assert f"can't write to {way}" in refused.stderr
+        assert "ENROOT_CACHE_PATH" in refused.stderr
+
+
 def damage(path: Path, how: str) -> None:
     sidecar = path.with_suffix(".json")
     content = path.read_bytes()
