@@ -10,7 +10,12 @@ from contenders import BOUND, GET_AGAIN, JOINED_COLD, NEW_LAYER, OURS_COLD
 __all__ = ["acceptance", "markdown", "text"]
 
 _DECISIVE = "-comp zstd -Xcompression-level 1 -noD"
+_DEFAULT = "-comp lzo -noD"  # what enroot does where nobody says otherwise
+_DEFAULT_FACTOR = 1.15
+_LARGER = 1.05  # than the image that mksquashfs makes
 _PEER_FACTOR = 3
+_MOST_MEMORY = 120e6  # bytes
+_COLD = (OURS_COLD, JOINED_COLD)
 _NEW_LAYER = {"xfs": 0.08}  # by file system: what a new layer may cost, as a part of a cold import
 _COLUMNS = ("", "wall s", "ratio", "CPU s", "ratio", "memory MB", "of it Python", "disk MB", "image MB")
 
@@ -79,6 +84,27 @@ def acceptance(results: dict[str, Any]) -> list[str]:
         lines.append(f"{_verdict(new_layer <= most * ours)}: one new top layer, {new_layer / ours:.3f}; at most {most}")
     if ours and again:
         lines.append(f"{_verdict(again <= 0.03 * ours)}: the same image again, {again / ours:.3f}; at most 0.03")
+    rows = {(row["contender"], row["options"]): row for row in results["medians"]}
+    cold, default, theirs = (
+        rows.get((OURS_COLD, _DECISIVE)),
+        rows.get((OURS_COLD, _DEFAULT)),
+        rows.get((BOUND, _DEFAULT)),
+    )
+    if cold and default:
+        factor = default["wall"] / cold["wall"]
+        lines.append(
+            f"{_verdict(factor <= _DEFAULT_FACTOR)}: default options, cold, {factor:.2f} times zstd 1; "
+            f"at most {_DEFAULT_FACTOR}"
+        )
+    if default and theirs:
+        larger = default["size"] / theirs["size"]
+        lines.append(
+            f"{_verdict(larger <= _LARGER)}: default options, {larger:.3f} times the size of mksquashfs' image; "
+            f"at most {_LARGER}"
+        )
+    if cold:
+        memory = max(row["main_rss"] for (name, options), row in rows.items() if name in _COLD and options == _DECISIVE)
+        lines.append(f"{_verdict(memory <= _MOST_MEMORY)}: zstd 1, cold, {memory / 1e6:.0f} MB of memory; at most 120")
     return lines
 
 

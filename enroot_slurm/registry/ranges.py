@@ -76,7 +76,7 @@ class Streams:
         self._from = transport.range_from
         self._free = transport.max_connections
         self._wanted = 0  # by blobs that have none
-        self._ahead = max(1, _AHEAD // self.part, self.per_blob - 1)
+        self._ahead = max(_AHEAD // self.part, self.per_blob)
         self._halved = 0.0  # when, by time.monotonic
 
     def suits(self, size: int, registry: Origin) -> bool:
