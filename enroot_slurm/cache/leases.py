@@ -133,11 +133,13 @@ class Leases:
 
 
 def leased_keys(tree: Tree) -> set[str]:
-    """The keys (`lease_key`) of all images of the cache *tree* that have a lease, from the names of files alone."""
-    directories = (_VISITORS, *(f"jobs/{job}" for job in tree.names("jobs")))
+    """The keys (`lease_key`) of all images of the cache *tree* that have a lease."""
+    jobs = (f"jobs/{job}" for job in tree.names("jobs"))
     # Each is another directory than the one before, so none of them is what the tree has kept open.
-    names = (name for directory in directories for name in tree.names(directory))
-    return {name.rsplit(".", 2)[1] for name in names if name.endswith(".lease") and name.count(".") > 1}
+    paths = [f"{job}/{name}" for job in jobs for name in tree.names(job)]
+    # Everybody can put something there that is no file, and would never be collected.
+    paths += [entry.path for entry in tree.entries(_VISITORS)]
+    return {path.rsplit(".", 2)[1] for path in paths if _holder(path)}
 
 
 def _end(tree: Tree, directory: str, job: str, node: str) -> int:

@@ -15,7 +15,8 @@ from support.cache import FilledCache, files_of, set_age
 from enroot_slurm.cache.directory import CacheDirectory
 from enroot_slurm.cache.job_tags import read_resolved, write_resolved
 from enroot_slurm.cache.last_use import used
-from enroot_slurm.cache.leases import Leases, lease_key, open_to_visitors
+from enroot_slurm.cache.leases import Leases, lease_key, leased_keys, open_to_visitors
+from enroot_slurm.cache.tree import Tree
 from enroot_slurm.errors import UsageError
 from enroot_slurm.housekeeping.inventory import inventory
 from enroot_slurm.oci.digest import Digest
@@ -259,3 +260,20 @@ def test_the_last_use_is_noted_once_an_hour(cache, image, leases):
     assert abs(time.time() - sidecar.stat().st_mtime) < 60
     assert (image.stat().st_mtime_ns, image.stat().st_atime_ns) == (before.st_mtime_ns, before.st_atime_ns)
     used(cache.root / "nowhere.sqsh")
+
+
+def test_only_leases_keep_an_image(tmp_path) -> None:
+    """In the directory of visitors everybody can put what no collection removes: it must keep nothing."""
+    visitors = tmp_path / "visitors"
+    visitors.mkdir()
+    keys = [lease_key(f"images/{number}") for number in range(6)]
+    (visitors / f"zzz.{keys[0]}.lease").touch()
+    (visitors / f"9.0~a~b.{keys[1]}.lease").mkdir()
+    os.mkfifo(visitors / f"9.0~a~c.{keys[2]}.lease")
+    (visitors / f"9.0~a~d.{keys[3]}.lease").symlink_to("/etc/passwd")
+    (visitors / f"9.0~a~e.{keys[4]}.lease").touch()
+    job = tmp_path / "jobs/9.0"
+    job.mkdir(parents=True)
+    (job / f"n1.{keys[5]}.lease").touch()
+    with Tree(tmp_path) as tree:
+        assert leased_keys(tree) == {keys[4], keys[5]}

@@ -15,7 +15,7 @@ from support.images import Image, Layer
 from support.tools import require_tools
 
 MEBIBYTE = 1 << 20
-PARTS = 9
+PARTS = 17
 
 
 @pytest.fixture(scope="module")
