@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from enroot_slurm.system.publish import Draft
 
-__all__ = ["CacheDirectory", "SharedCache", "unwritable"]
+__all__ = ["CacheDirectory", "SharedCache", "unreadable", "unwritable"]
 
 
 class CacheDirectory(NamedTuple):
@@ -89,6 +89,14 @@ class SharedCache:
         """The users that can have written it."""
         self.unusable: set[Path] = set()
         """Files that this process has found to be damaged, and can't remove."""
+
+
+def unreadable(root: Path, error: OSError) -> StorageError:
+    """The error for the cache *root* that can't be read."""
+    return StorageError(
+        f"can't read the cache {root}: {error.strerror}",
+        hint="Set ENROOT_CACHE_PATH to a directory that you can read.",
+    )
 
 
 def unwritable(path: Path, error: OSError) -> StorageError:

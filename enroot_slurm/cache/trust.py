@@ -129,6 +129,9 @@ def _way(root: Path) -> dict[Path, os.stat_result | None]:
             target = path.readlink()
             names += reversed(target.parts[target.is_absolute() :])
             path = Path("/") if target.is_absolute() else path.parent
+    status = way[path]
+    if status and not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root))
     way[path] = way.pop(path)  # another name on the way may have led there before
     return way
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from enroot_slurm.cache.directory import CacheDirectory, unwritable
+from enroot_slurm.cache.directory import CacheDirectory, unreadable, unwritable
 from enroot_slurm.cache.trust import Untrusted, check_untamperable, owner_number
 from enroot_slurm.doctor.finding import OK, error, failed, ok, skipped, warning
 from enroot_slurm.doctor.mounts import check_mount
@@ -149,6 +149,8 @@ def _trust(cache: Cache, owner: int) -> Finding:
         check_untamperable(cache.root, owner, strict=cache.shared)
     except Untrusted as flaw:
         return failed("cache.trust", flaw)
+    except OSError as error:
+        return failed("cache.trust", unreadable(cache.root, error))
     who = f"root and {_name(owner)}" if owner else "root"
     return ok("cache.trust", f"nobody but {who} can change {cache.title}")
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from enroot_slurm.errors import EnrootSlurmError, NotFound, WorkerFailed
+from enroot_slurm.cache.directory import unreadable
+from enroot_slurm.errors import EnrootSlurmError, WorkerFailed
 from enroot_slurm.system.privilege import CRASHED, Identity, fork
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["as_owner", "owner_identity"]
 def owner_identity(root: Path, user: str) -> Identity | None:
     """Whom root has to become for the cache *root*: *user*, or its owner; None: this is that one, or not root at all.
 
-    Raises: ConfigError, when there is no such user; NotFound, when the cache can't be reached.
+    Raises: ConfigError, when there is no such user; StorageError, when the cache can't be reached.
     """
     owner = (user or _owner(root)) if os.geteuid() == 0 else 0
     return Identity.of(owner) if owner else None
@@ -64,7 +65,7 @@ def _owner(root: Path) -> int:
     except FileNotFoundError:
         return 0  # it is to be made, and root's
     except OSError as error:
-        raise NotFound(f"there is no cache {root}: {error.strerror}") from None
+        raise unreadable(root, error) from None
 
 
 def _work(work: Callable[[], int], streams: list[int]) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enroot_slurm.cache import pins
-from enroot_slurm.cache.directory import CacheDirectory, unwritable
+from enroot_slurm.cache.directory import CacheDirectory, unreadable, unwritable
 from enroot_slurm.cache.layout import locks_of
 from enroot_slurm.cache.leases import open_to_visitors
 from enroot_slurm.cache.locks import Locks
@@ -52,7 +53,7 @@ def collect(
     config = config or Config.load()
     limits = limits_of(config)._replace(idle=idle)
     keeper = CacheKeeper(root, config)
-    if not root.is_dir():
+    if not root.exists():
         return Report((), 0, 0, 0, (), dry_run)
     keeper.check_owner()
 
@@ -111,10 +112,13 @@ class CacheKeeper:
 
     def inventory(self) -> Inventory:
         """The content of the cache.  Raises: StorageError."""
+        root = self.place.root
         try:
-            return inventory(self.place.root)
+            with suppress(FileNotFoundError):
+                os.scandir(root).close()  # a file in its place is no empty cache
+            return inventory(root)
         except OSError as error:
-            raise StorageError(f"can't read the cache {self.place.root}: {error.strerror}") from None
+            raise unreadable(root, error) from None
 
     def pin(self, images: Iterable[Item], user: str) -> list[Item]:
         """Pin *images*; those that were not pinned.  Raises: StorageError."""

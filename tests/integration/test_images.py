@@ -639,6 +639,18 @@ def test_a_way_to_the_cache_that_is_none(command, faulty, import_environment, tm
         assert "ENROOT_CACHE_PATH" in refused.stderr
 
 
+@pytest.mark.parametrize("words", [("list",), ("du",), ("gc",), ("verify",), ("rm", "app")])
+def test_what_is_no_directory_is_no_empty_cache(words, import_environment, tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    for way in ("file", "file/below", "loop", "fifo"):
+        environment = {**import_environment, "ENROOT_CACHE_PATH": str(tmp_path / way)}
+        refused = enroot_slurm("cache", *words, environment=environment)
+        assert (refused.returncode, refused.stdout) == (7, ""), way
+        assert f"{tmp_path / way}: " in refused.stderr
+
+
 def damage(path: Path, how: str) -> None:
     sidecar = path.with_suffix(".json")
     content = path.read_bytes()
