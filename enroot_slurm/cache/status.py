@@ -109,9 +109,10 @@ class Work:
                 self._changed.wait(_BEAT)
                 self._beat += 1
                 for path, since in self._shown.items():
+                    # There is a file to be removed, also if a full disk takes its name and not its content.
+                    self._shown[path] = -abs(since)
                     with contextlib.suppress(OSError):
                         self._write(path, abs(since))
-                        self._shown[path] = -abs(since)  # there is a file to be removed
             self._thread = None
 
     def _write(self, path: Path, since: int) -> None:

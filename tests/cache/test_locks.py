@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -262,3 +264,22 @@ def test_who_has_waited_too_long(place):
         with turn.attempt() as held:
             assert held
     assert pauses == []
+
+
+def test_a_file_without_content_is_removed_as_well(tmp_path) -> None:
+    """A full disk may take the name of a file and none of its content."""
+    work = """
+import resource, sys, time
+from pathlib import Path
+from enroot_slurm.cache.status import Work
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+path = Path(sys.argv[1])
+with Work().shown(path):
+    while not path.exists():
+        time.sleep(0.01)
+print(path.exists())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", work, tmp_path / "x.holder"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
