@@ -78,7 +78,7 @@ def _measure(size: int) -> dict[str, float]:
             with (
                 ThreadPoolExecutor() as pool,
                 opened(directory / f"{number}.sqsh") as file,
-                ImageWriter(file, _OPTIONS, pool) as writer,
+                ImageWriter(file, _OPTIONS, pool, 1) as writer,
             ):
                 merge = Merge(writer, RcLayer((), ()), 0, limit=1 << 40, markers=True)
                 merge.add_layer(lambda archive=archive: archive)

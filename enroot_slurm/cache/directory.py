@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from enroot_slurm.cache.layout import maker_of
-from enroot_slurm.errors import StorageError, limit_hint, shortage
+from enroot_slurm.errors import StorageError, limit_hint, printable, shortage
 from enroot_slurm.system.publish import draft, unique, write_file
 
 if TYPE_CHECKING:
@@ -117,10 +118,14 @@ def _make(path: Path, mode: int) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        # It may have been removed meanwhile: then the next call for something in it says so.
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if not stat.S_ISDIR(path.stat().st_mode):
                 raise
+        except FileNotFoundError:
+            # If it has been removed meanwhile, the next call for something in it says so.
+            if path.is_symlink():
+                reason = f"it is a link to {printable(str(path.readlink()))}, which is not there"
+                raise OSError(errno.ENOENT, reason, str(path)) from None
         return
     if mode != 0o700:
         path.chmod(mode)

@@ -154,7 +154,8 @@ def _check_way(root: Path, way: dict[Path, os.stat_result | None], owner: int, *
 def _flaw(path: Path, status: os.stat_result, owners: set[int], *, is_root: bool, strict: bool) -> _Flaw | None:
     if status.st_uid not in owners and (strict or is_root):
         owner = "root" if not is_root else str(max(owners))
-        return _Flaw(f"{path} belongs to user {status.st_uid}", f"chown {owner} {path}")
+        link = "-h " if stat.S_ISLNK(status.st_mode) else ""
+        return _Flaw(f"{path} belongs to user {status.st_uid}", f"chown {link}{owner} {path}")
     if stat.S_ISLNK(status.st_mode) or not status.st_mode & _WRITABLE:
         return None
     if status.st_mode & stat.S_ISVTX and not status.st_uid and not is_root:

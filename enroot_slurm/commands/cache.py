@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from enroot_slurm.commands import transfer
 from enroot_slurm.commands.chosen import ChosenCache, caches_of, one_cache, work_as_owner
 from enroot_slurm.commands.common import add_progress, progress, tell
+from enroot_slurm.errors import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -73,8 +75,8 @@ def add_commands(commands: Commands) -> None:
         gc.add_argument(
             f"--{key}", metavar=key.upper(), help=f"instead of the setting cache_{key.replace('-', '_')}: {text}"
         )
-    idle = "spare what was used within so long (default: 3600), and what is new"
-    gc.add_argument("--idle", metavar="SECONDS", type=float, help=idle)
+    idle = "spare what was used within so long, such as 1h or seconds (default: 1h), and what is new"
+    gc.add_argument("--idle", metavar="TIME", type=_time, help=idle)
     _add_images(add("pin", _pin, "keep images until they are unpinned", "Keep images until they are unpinned."))
     _add_images(add("unpin", _unpin, "let images be collected again", "Let images be collected again."))
     rm = add("rm", _rm, "remove images", _RM)
@@ -91,6 +93,18 @@ def add_commands(commands: Commands) -> None:
 def _add_images(command: argparse.ArgumentParser, count: str = "+", text: str = "") -> None:
     text = text or "a URI, a digest or its first digits, or a path"
     command.add_argument("images", metavar="IMAGE", nargs=count, help=text)
+
+
+def _time(text: str) -> float:
+    """Seconds, of ``1h`` and the like."""
+    from argparse import ArgumentTypeError  # noqa: PLC0415 - loaded, if this is called
+
+    from enroot_slurm.settings import forms  # noqa: PLC0415
+
+    for form in (forms.seconds, forms.age):
+        with contextlib.suppress(ValueError):
+            return form(text)
+    raise ArgumentTypeError(f"{printable(text)} is no time such as 3600, 90m, 12h or 30d")
 
 
 def _find(cache: ChosenCache, words: Sequence[str]) -> list[Item]:

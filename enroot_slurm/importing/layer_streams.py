@@ -10,6 +10,7 @@ from enroot_slurm.cache.fetch import Fetch
 from enroot_slurm.errors import IntegrityError
 from enroot_slurm.rootfs.merge import too_large
 from enroot_slurm.rootfs.read_ahead import prefetch
+from enroot_slurm.system.arenas import trim_arenas
 from enroot_slurm.tar.compression import decompress
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from enroot_slurm.settings.config import Config
 
 __all__ = ["Layer", "LayerStreams"]
+
+_TRIM = 32 << 20  # bytes that are read between two trims of the memory
 
 
 class Layer(NamedTuple):
@@ -56,7 +59,7 @@ class LayerStreams:
         self._progress = progress
         self._workload = workload
         self._lock = threading.Lock()
-        self._read = 0
+        self._read = self._trimmed = 0
         # The same layer may be in an image twice; it is one blob.
         self._blobs = {layer.descriptor.digest: store.blob(layer.descriptor) for layer in layers}
         self._missing = [blob for blob in self._blobs.values() if not blob.reused]
@@ -98,8 +101,13 @@ class LayerStreams:
                 # A layer may be read twice, but counts once.
                 self._sizes[layer.diff_id] = max(size, self._sizes.get(layer.diff_id, 0))
                 too_much = sum(self._sizes.values()) > self._limit
+                trim = self._read - self._trimmed >= _TRIM
+                if trim:
+                    self._trimmed = self._read
             if too_much:
                 raise too_large(self._limit)
+            if trim:
+                trim_arenas()
             yield chunk
 
     def drop(self, layer: Layer) -> None:

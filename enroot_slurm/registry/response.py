@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Response", "failure"]
 
 _MAX_ERROR = 64 << 10
-_LARGEST = 1 << 20
+_READ = 256 << 10
 _CHUNK = 256 << 10
 _BODY = 1.5  # times the stall timeout that one read of a body may take
 
@@ -81,7 +81,7 @@ class Response:
         seconds, came = 0.0, 0  # of waiting, without what whoever takes the pieces needs for them
         while more:
             began = time.monotonic()
-            data, wrong = self._piece(_LARGEST - held)
+            data, wrong = self._piece(_READ)
             seconds, came = seconds + time.monotonic() - began, came + len(data)
             if self._stall and seconds >= self._stall and not wrong:
                 if data and came < self._min_rate * seconds:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["prefetch"]
 
-_DEPTH = 8  # pieces ahead; at 1 MiB each this bounds the memory
+_DEPTH = 3  # pieces ahead; at 1 MiB each this bounds the memory
 
 
 def prefetch(chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """A generator of *chunks*, which a thread takes, from now on, up to eight pieces ahead; closing it ends that."""
+    """A generator of *chunks*, which a thread takes, from now on, up to three pieces ahead; closing it ends that."""
     pieces: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
     room = threading.Semaphore(_DEPTH)
     stopped = threading.Event()

@@ -88,6 +88,15 @@ def test_symbolic_links_on_the_way(root):
     assert f"{root} is writable" in flaw(root / "link/cache").message
 
 
+def test_a_link_of_somebody_else(root):
+    """The command that is named changes the link, not what it leads to."""
+    require_root("gives a link away")
+    link = root / "link"
+    link.symlink_to(root)
+    os.chown(link, STRANGER, -1, follow_symlinks=False)
+    assert flaw(link).hint == f"Run: chown -h {ME} {link}"
+
+
 def test_a_group_of_ones_own(root):
     """Many systems give each user a group: what it can write is the user's own, but in a shared cache."""
     import grp

@@ -298,7 +298,7 @@ def as_image(tars: Sequence[bytes], image: Path, rc: RcLayer = RC, now: int = NO
             with (
                 ThreadPoolExecutor(1) as pool,
                 opened(image) as file,
-                ImageWriter(file, OPTIONS, pool, now=now) as sink,
+                ImageWriter(file, OPTIONS, pool, 1, now=now) as sink,
             ):
                 merge = Merge(sink, rc, now, limit=LIMIT, implied=0, markers=markers)
                 _merge(merge, tars, planned=planned)

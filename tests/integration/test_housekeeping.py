@@ -161,6 +161,8 @@ def test_pins_and_leases_against_removal(push, run, read, cache, tmp_path) -> No
     [path] = (cache / each["path"] for each in read("show", uris[0]))
     Leases(cache).lease(path, "12.0", "n7")
     assert "job 12.0" in run("rm", uris[0], status=7).stderr
+    run("gc", "--high", "16MiB", "--idle", "1h")
+    assert "soon is no time such as 3600" in run("gc", "--idle", "soon", status=2).stderr
     run("gc", "--high", "16MiB", "--idle", "0")
     run("rm", "-f", *uris)
     assert read("list") == []

@@ -639,6 +639,15 @@ def test_a_way_to_the_cache_that_is_none(command, faulty, import_environment, tm
         assert "ENROOT_CACHE_PATH" in refused.stderr
 
 
+def test_a_cache_that_is_a_link_to_nothing(faulty, import_environment, tmp_path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    environment = {**import_environment, "ENROOT_CACHE_PATH": str(tmp_path / "link")}
+    refused = enroot_slurm("get", serve(faulty, image()), environment=environment)
+    assert (refused.returncode, refused.stdout) == (7, "")
+    told = f"can't write to {tmp_path / 'link'}: it is a link to {tmp_path / 'nothing'}, which is not there"
+    assert told in refused.stderr
+
+
 @pytest.mark.parametrize("words", [("list",), ("du",), ("gc",), ("verify",), ("rm", "app")])
 def test_what_is_no_directory_is_no_empty_cache(words, import_environment, tmp_path) -> None:
     (tmp_path / "file").write_bytes(b"")

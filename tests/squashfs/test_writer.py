@@ -245,7 +245,7 @@ def test_no_space(tmp_path):
 def test_what_is_not_there(tmp_path):
     """A hard link to nothing, and inodes that nobody has counted, are errors and no image."""
     with ThreadPoolExecutor(1) as pool:
-        with opened(tmp_path / "image") as file, ImageWriter(file, SquashOptions.parse(""), pool) as writer:
+        with opened(tmp_path / "image") as file, ImageWriter(file, SquashOptions.parse(""), pool, 1) as writer:
             with pytest.raises(ConversionError, match="a is a hard link to b"):
                 writer.hardlink(b"a", b"b")
             with pytest.raises(ConversionError, match="1 inodes of 2"):
@@ -292,7 +292,7 @@ def test_impossible_names_are_never_written(tmp_path, path):
     with (
         ThreadPoolExecutor(1) as pool,
         opened(tmp_path / "image") as file,
-        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool) as writer,
+        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool, 1) as writer,
     ):
         writer.file(b"d/fine", 0o644, 0, 0)
         writer.file(path, 0o644, 0, 0)
@@ -306,7 +306,7 @@ def test_a_name_twice_is_never_written(tmp_path):
     with (
         ThreadPoolExecutor(1) as pool,
         opened(tmp_path / "image") as file,
-        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool) as writer,
+        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool, 1) as writer,
     ):
         writer.file(b"f", 0o644, 0, 0)
         writer.symlink(b"f", 0, b"g")
@@ -320,7 +320,7 @@ def test_devices_that_no_image_can_hold(tmp_path, device):
     with (
         ThreadPoolExecutor(1) as pool,
         opened(tmp_path / "image") as file,
-        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool) as writer,
+        ImageWriter(file, SquashOptions.parse("-comp gzip"), pool, 1) as writer,
         pytest.raises(IntegrityError, match="no device"),
     ):
         writer.device(b"d", "b", 0o600, 0, device)

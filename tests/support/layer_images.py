@@ -131,7 +131,7 @@ def write(
         with (
             ThreadPoolExecutor(threads) as pool,
             opened(output) as file,
-            ImageWriter(file, SquashOptions.parse(options), pool, now=NOW) as sink,
+            ImageWriter(file, SquashOptions.parse(options), pool, threads, now=NOW) as sink,
         ):
             if inodes := _merge(sink, tars, rc, planned=planned, piece=piece, markers=markers):
                 sink.finish(inodes)

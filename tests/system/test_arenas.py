@@ -29,6 +29,21 @@ libc.malloc_info(0, out)
 libc.fflush(out)
 """
 
+_HOLES = """
+from enroot_slurm.system.arenas import trim_arenas
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+import os
+pieces = [bytearray(100_000) for _ in range(1000)]
+for piece in pieces:
+    piece[:] = b"x" * len(piece)
+del pieces[::2], piece
+before = resident()
+trim_arenas()
+print(before - resident())
+"""
+
 
 def _arenas(**environment: str) -> int:
     work = [sys.executable, "-c", _WORK]
@@ -40,3 +55,10 @@ def _arenas(**environment: str) -> int:
 def test_threads_share_two_arenas_unless_the_environment_says_how_many() -> None:
     assert _arenas() == 2
     assert _arenas(MALLOC_ARENA_MAX="5") == 5
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library keeps no memory")
+def test_a_trim_gives_holes_between_pieces_back() -> None:
+    """Of 100 MB, every second piece of 100 kB is freed."""
+    done = subprocess.run([sys.executable, "-c", _HOLES], check=True, capture_output=True, text=True)
+    assert int(done.stdout) > 30e6

@@ -1,4 +1,7 @@
-"""Blocks of data on their way into an image: compressed by several threads, written in the order they came."""
+"""Blocks of data on their way into an image: compressed by several threads, written in the order they came.
+
+A thread is given several blocks at once: what wakes it up, and waits for it, costs as much as a small block.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +22,45 @@ __all__ = ["Blocks"]
 
 _GATHER = 1 << 20  # bytes that are gathered before the kernel is called
 _IOV_MAX = 1000
-_AHEAD = 1024  # blocks and calls, or
-_AHEAD_BYTES = 16 << 20  # bytes that wait for a compressed block before them
+_BATCH = 512 << 10  # bytes that a thread compresses at once
+_AHEAD = 4 << 20, 16 << 20  # bytes that wait for a compressed block before them: by the threads, from and up to
+_CALLS = 4096  # calls that wait for it
+
+
+class _Batch:
+    """Blocks that one thread compresses, one after the other."""
+
+    def __init__(self) -> None:
+        self.blocks: list[list[memoryview]] = []
+        self.size = 0
+        self.job: Future[list[bytes]] | None = None
+        """None: more may come."""
 
 
 class _Waiting(NamedTuple):
-    job: Future[bytes] | None
+    batch: _Batch | None
+    number: int  # in its batch
     pieces: list[memoryview]
     size: int
     done: Callable[[int, int], object]
+    calls: list[Callable[[], object]]  # when it has its place
 
 
 class Blocks:
-    """The blocks of the image file *fd*, from *at* on; *compress* makes one smaller, in the threads of *pool*.
+    """The blocks of the image file *fd*, from *at* on; *compress* makes one smaller, in *pool*, which has *threads*.
 
     Where a block goes depends on those before it alone, never on which thread is faster.  *checksum*, if there is one,
     is told all that is written.
     """
 
     def __init__(
-        self, fd: int, at: int, compress: Callable[[bytes], bytes], pool: Executor, checksum: Checksum | None = None
+        self,
+        fd: int,
+        at: int,
+        compress: Callable[[bytes], bytes],
+        pool: Executor,
+        threads: int,
+        checksum: Checksum | None = None,
     ) -> None:
         self.at = at
         """Where the next block goes, when no block waits."""
@@ -50,7 +72,9 @@ class Blocks:
             checksum.clear()
             checksum.add(bytes(at))
         self._waiting: collections.deque[_Waiting] = collections.deque()
-        self._bytes = 0  # in blocks that wait
+        self._batch: _Batch | None = None  # to which blocks may be added
+        self._bytes = self._calls = 0  # in blocks that wait, and behind them
+        self._ahead = min(max(_AHEAD[0], 2 * threads * _BATCH), _AHEAD[1])
         self._gathered: list[bytes | memoryview] = []
         self._size = 0  # of these
         self._write_back = WriteBack(fd, at)
@@ -60,25 +84,32 @@ class Blocks:
 
         A *plain* one is stored as it is.
         """
+        batch, number = None, 0
         if plain:
             if not self._waiting:
                 done(self.at, size | UNCOMPRESSED)
                 self._write(pieces, size)
                 return
-            job = None
         else:
-            job = self._pool.submit(self._compressed, pieces)
-        self._waiting.append(_Waiting(job, pieces, size, done))
+            batch = self._batch = self._batch or _Batch()
+            number = len(batch.blocks)
+            batch.blocks.append(pieces)
+            batch.size += size
+            if batch.size >= _BATCH:
+                self._submit(batch)
+        self._waiting.append(_Waiting(batch, number, pieces, size, done, []))
         self._bytes += size
-        self._settle(_AHEAD, _AHEAD_BYTES)
+        self._settle(self._ahead)
 
     def then(self, call: Callable[[], object]) -> None:
         """Call *call* when all blocks so far have their places."""
-        if self._waiting:
-            self._waiting.append(_Waiting(None, [], 0, lambda *_: call()))
-            self._settle(_AHEAD, _AHEAD_BYTES)
-        else:
+        if not self._waiting:
             call()
+            return
+        self._waiting[-1].calls.append(call)
+        self._calls += 1
+        if self._calls > _CALLS:
+            self._settle(0)
 
     def flush(self) -> None:
         """Write all that is held back; the blocks that wait for a thread stay."""
@@ -101,7 +132,7 @@ class Blocks:
 
     def finish(self) -> int:
         """Write everything; where the last block ends."""
-        self._settle(0, 0)
+        self._settle(0)
         self.flush()
         return self.at
 
@@ -122,23 +153,30 @@ class Blocks:
         if self._checksum is not None:
             self._checksum.rewind(self._fd, at)
 
-    def _settle(self, most: int, most_bytes: int) -> None:
+    def _settle(self, most: int) -> None:
+        """Give blocks their places: those that are compressed, and all but the last *most* bytes."""
         waiting = self._waiting
         while waiting:
-            job, pieces, size, done = waiting[0]
-            if job is not None and not job.done() and len(waiting) <= most and self._bytes <= most_bytes:
-                return
+            batch, number, pieces, size, done, calls = waiting[0]
+            word = size | UNCOMPRESSED
+            if batch is not None:
+                if self._bytes <= most and (batch.job is None or not batch.job.done()):
+                    return
+                smaller = (batch.job or self._submit(batch)).result()[number]
+                if len(smaller) < size:
+                    pieces, word = [memoryview(smaller)], len(smaller)
             waiting.popleft()
             self._bytes -= size
-            word = size | UNCOMPRESSED
-            if job is not None:
-                smaller = job.result()
-                if len(smaller) < size:
-                    pieces, size = [memoryview(smaller)], len(smaller)
-                    word = size
             done(self.at, word)
-            if size:
-                self._write(pieces, size)
+            self._write(pieces, word & ~UNCOMPRESSED)
+            self._calls -= len(calls)
+            for call in calls:
+                call()
+
+    def _submit(self, batch: _Batch) -> Future[list[bytes]]:
+        batch.job = self._pool.submit(self._compressed, batch.blocks)
+        self._batch = None
+        return batch.job
 
     def _write(self, pieces: list[memoryview], size: int) -> None:
         self._gathered += pieces
@@ -147,5 +185,5 @@ class Blocks:
         if self._size >= _GATHER or len(self._gathered) >= _IOV_MAX:
             self.flush()
 
-    def _compressed(self, pieces: list[memoryview]) -> bytes:
-        return self._compress(b"".join(pieces))
+    def _compressed(self, blocks: list[list[memoryview]]) -> list[bytes]:
+        return [self._compress(b"".join(pieces)) for pieces in blocks]

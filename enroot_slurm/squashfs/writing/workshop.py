@@ -36,6 +36,7 @@ class Workshop:
         self._now = now if epoch is None else epoch
         self._epoch = epoch
         threads = options.processors or processors
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "squash")
         self._compressing = Compressing(options, threads)
         self._writers: set[ImageWriter] = set()
@@ -58,6 +59,7 @@ class Workshop:
             file,
             self._options,
             self._pool,
+            self._threads,
             now=self._now,
             time=self._epoch,
             checksum=checksum,
@@ -73,7 +75,12 @@ class Workshop:
         *checksum* becomes that of the file.
         """
         image = ImageWriter(
-            file, self._options.for_layers, self._pool, checksum=checksum, counted=self._compressing.counted
+            file,
+            self._options.for_layers,
+            self._pool,
+            self._threads,
+            checksum=checksum,
+            counted=self._compressing.counted,
         )
         with image as writer, self._begun(writer) as stack:
             yield writer, stack

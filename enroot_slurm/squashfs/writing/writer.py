@@ -51,7 +51,7 @@ _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
 
 class ImageWriter:
-    """Writes *image* of the members that it is given, with *options*; compresses in the threads of *pool*.
+    """Writes *image* of the members that it is given, with *options*; compresses in the *threads* threads of *pool*.
 
     now   seconds since 1970: the time of the image, where the options have none
     time  the time that all files get, likewise; None leaves them theirs
@@ -67,6 +67,7 @@ class ImageWriter:
         image: Draft,
         options: SquashOptions,
         pool: Executor,
+        threads: int,
         *,
         now: int = 0,
         time: int | None = None,
@@ -87,7 +88,7 @@ class ImageWriter:
         image.clear()
         self._nodes = tempfile.TemporaryFile(dir=image.path.parent, buffering=1 << 18)  # noqa: SIM115  until __exit__
         start = SUPERBLOCK_SIZE + len(self._compressor.options)
-        self._blocks = Blocks(self._fd, start, counted(self._compressor.compress), pool, checksum)
+        self._blocks = Blocks(self._fd, start, counted(self._compressor.compress), pool, threads, checksum)
         self._checksum = checksum
         self._files = Files(self._blocks, options)
 
