@@ -54,7 +54,8 @@ class Output:
             if os.path.exists(self.path) and not os.path.isfile(self.path):  # noqa: PTH110, PTH113
                 raise StorageError(f"{self.path} is not a regular file", hint="Name another one with --output.")
         if not os.path.isdir(parent):  # noqa: PTH112
-            raise StorageError(f"there is no directory {parent}", hint="Make it first: mkdir -p")
+            name = printable(str(parent))
+            raise StorageError(f"there is no directory {name}", hint=f"Make it first: mkdir -p {name}")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise StorageError(f"can't write to the directory {parent}", hint="Choose one with --output.")
 
