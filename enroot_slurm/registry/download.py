@@ -86,7 +86,11 @@ class Download:
     def _take(self, response: Response, start: int) -> Iterator[bytes]:
         skip = self._done - self._first_byte(response, start)
         if skip and self._dropped + skip > 2 * self._descriptor.size + _SPARE:
-            raise NetworkError(f"{self._descriptor.digest}: the connection breaks, and the registry can't resume")
+            raise NetworkError(
+                f"{response.host}: the connection breaks again and again, and the registry does not send the rest of "
+                f"{self._descriptor.digest} alone",
+                hint="Look whether something on the way limits how long a connection lasts, or try another mirror.",
+            )
         for received in response.chunks():
             self._check_time()
             dropped = min(skip, len(received))

@@ -128,6 +128,7 @@ def unwritten(image: Path, error: OSError) -> StorageError:
     if short := shortage(error):
         return StorageError(
             f"{short} to write the image: {image.parent}",
-            hint="Free space there ('enroot-slurm cache gc' for a cache), or name another place: --output.",
+            hint="Free space there (in a cache, 'enroot-slurm cache gc' may do it), or choose another place: "
+            "--output for a file, ENROOT_CACHE_PATH for the cache.",
         )
     return StorageError(f"can't write the image {image}: {error.strerror}", hint=limit_hint(error))
