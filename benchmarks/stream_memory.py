@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=[0, 4, 8])
     parser.add_argument("--work", type=Path, default=WORK, help="by default %(default)s")
     arguments = parser.parse_args()
-    image, run = build("full", arguments.work), arguments.work / "memory"
+    image, run = build("full", arguments.work), arguments.work / "stream"
     print(f"Load before: {os.getloadavg()[0]:.2f}; {os.cpu_count()} cores.\n")
     print("| MB/s each | streams of a large layer | s | memory MB | ratio |")
     print("| ---: | ---: | ---: | ---: | ---: |")
