@@ -95,10 +95,11 @@ class Blocks:
             number = len(batch.blocks)
             batch.blocks.append(pieces)
             batch.size += size
-            if batch.size >= _BATCH:
-                self._submit(batch)
         self._waiting.append(_Waiting(batch, number, pieces, size, done, []))
         self._bytes += size
+        # When much waits, threads are busy, or plain blocks come only: no more should wait for this batch.
+        if self._batch and (self._batch.size >= _BATCH or self._bytes > self._ahead // 2):
+            self._submit(self._batch)
         self._settle(self._ahead)
 
     def then(self, call: Callable[[], object]) -> None:
