@@ -36,6 +36,7 @@ _SWITCH = re.compile(
 )
 _WAKE = re.compile(r"comm=(.*) pid=(\d+) prio=-?\d+ target_cpu=")
 _REGISTRY = "docker-registry"
+_SETTINGS = {"buffer_size_kb": "65536", "saved_cmdlines_size": "8192", "options/record-tgid": "1"}
 
 
 class _Event(NamedTuple):
@@ -67,7 +68,10 @@ def main() -> None:
             page_cache(registry_blobs(image, storage), arguments.work)
             with _traced():
                 wall, process = _import([*words, uri], run)
-            seconds = _account(list(_events()), _threads(process))
+            names: dict[int, str] = {}
+            events = list(_events(names))
+            registries = {thread for thread, name in names.items() if name.startswith(_REGISTRY)}
+            seconds = _account(events, _threads(process), registries)
             figures = " | ".join(f"{seconds[key]:.2f}" for key in ("import", "registry", "others", "idle", "late"))
             print(f"| {number} | {wall:.2f} | {figures} |", flush=True)
     shutil.rmtree(run)
@@ -76,7 +80,7 @@ def main() -> None:
 @contextmanager
 def _traced() -> Iterator[None]:
     (_TRACE / "tracing_on").write_text("0")
-    for name, value in (("buffer_size_kb", "65536"), ("saved_cmdlines_size", "8192"), ("options/record-tgid", "1")):
+    for name, value in _SETTINGS.items():
         (_TRACE / name).write_text(value)
     events = [_TRACE / f"events/sched/{name}/enable" for name in ("sched_switch", "sched_wakeup", "sched_wakeup_new")]
     for event in events:
@@ -115,7 +119,8 @@ def _threads(process: int) -> set[int]:
     return {process} | {int(thread) for thread, group in pairs if int(group) == process}
 
 
-def _events() -> Iterator[_Event]:
+def _events(names: dict[int, str]) -> Iterator[_Event]:
+    """What the kernel has noted; *names* gets the names of threads."""
     with (_TRACE / "trace").open(errors="replace") as lines:
         for line in lines:
             if "LOST" in line:
@@ -124,18 +129,14 @@ def _events() -> Iterator[_Event]:
                 continue
             processor, at, rest = int(found[1]), float(found[2]), found[4]
             if switch := _SWITCH.match(rest):
-                _NAMES[int(switch[2])], _NAMES[int(switch[5])] = switch[1], switch[4]
+                names[int(switch[2])], names[int(switch[5])] = switch[1], switch[4]
                 yield _Event(at, processor, (int(switch[2]), switch[3]), int(switch[5]))
             elif wake := _WAKE.match(rest):
                 yield _Event(at, processor, None, int(wake[2]))
 
 
-_NAMES: dict[int, str] = {}
-
-
-def _account(events: list[_Event], import_threads: set[int]) -> dict[str, float]:
+def _account(events: list[_Event], import_threads: set[int], registry: set[int]) -> dict[str, float]:
     """Seconds of all processors, from the first to the last moment at which the import ran."""
-    registry = {thread for thread, name in _NAMES.items() if name.startswith(_REGISTRY)}
     wanted = import_threads | registry
     ran = [event.at for event in events if event.on in import_threads and event.off]
     seconds: dict[str, float] = collections.Counter()

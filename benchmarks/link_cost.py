@@ -76,7 +76,7 @@ def _measure(size: int) -> dict[str, float]:
             )
         ):
             with (
-                ThreadPoolExecutor() as pool,
+                ThreadPoolExecutor(1) as pool,
                 opened(directory / f"{number}.sqsh") as file,
                 ImageWriter(file, _OPTIONS, pool, 1) as writer,
             ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 from pathlib import Path
@@ -13,7 +14,6 @@ from enroot_slurm.commands.common import add_progress, progress, tell
 from enroot_slurm.errors import printable
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Sequence
 
     from enroot_slurm.commands.common import Commands
@@ -97,14 +97,12 @@ def _add_images(command: argparse.ArgumentParser, count: str = "+", text: str = 
 
 def _time(text: str) -> float:
     """Seconds, of ``1h`` and the like."""
-    from argparse import ArgumentTypeError  # noqa: PLC0415 - loaded, if this is called
-
-    from enroot_slurm.settings import forms  # noqa: PLC0415
+    from enroot_slurm.settings import forms  # noqa: PLC0415 - for this option alone
 
     for form in (forms.seconds, forms.age):
         with contextlib.suppress(ValueError):
             return form(text)
-    raise ArgumentTypeError(f"{printable(text)} is no time such as 3600, 90m, 12h or 30d")
+    raise argparse.ArgumentTypeError(f"{printable(text)} is no time such as 3600, 90m, 12h or 30d")
 
 
 def _find(cache: ChosenCache, words: Sequence[str]) -> list[Item]:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Response", "failure"]
 
 _MAX_ERROR = 64 << 10
-_READ = 256 << 10
-_CHUNK = 256 << 10
+_CHUNK = 256 << 10  # bytes: a connection that waits for its next piece holds so many
 _BODY = 1.5  # times the stall timeout that one read of a body may take
 
 
@@ -71,7 +70,7 @@ class Response:
         return list(self._response.raw.headers.getlist(name))
 
     def chunks(self, wanted: int = _CHUNK) -> Iterator[bytes]:
-        """The body, in pieces of up to 1 MiB, and but for the last of at least *wanted* bytes.
+        """The body, in pieces of up to 512 KiB, and but for the last of at least *wanted* bytes.
 
         Raises: Passing, after all bytes that had come were yielded.
         """
@@ -81,7 +80,7 @@ class Response:
         seconds, came = 0.0, 0  # of waiting, without what whoever takes the pieces needs for them
         while more:
             began = time.monotonic()
-            data, wrong = self._piece(_READ)
+            data, wrong = self._piece(_CHUNK)
             seconds, came = seconds + time.monotonic() - began, came + len(data)
             if self._stall and seconds >= self._stall and not wrong:
                 if data and came < self._min_rate * seconds:
