@@ -3,6 +3,7 @@
 The kernel tells when a thread wakes up and when it runs (tracefs, events/sched).  A processor that is idle while no
 thread of the import or of the registry is ready waits for their work; one that is idle though a thread is ready waits
 for the kernel.  The registry is on this machine: what it takes from the processors, the import can't have.
+The kernel keeps its buffer for events afterwards, 64 MiB for each processor.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
             with _traced():
                 wall, process = _import([*words, uri], run)
             names: dict[int, str] = {}
-            events = list(_events(names))
+            events = _complete(list(_events(names)))
             registries = {thread for thread, name in names.items() if name.startswith(_REGISTRY)}
             seconds = _account(events, _threads(process), registries)
             figures = " | ".join(f"{seconds[key]:.2f}" for key in ("import", "registry", "others", "idle", "late"))
@@ -133,6 +134,26 @@ def _events(names: dict[int, str]) -> Iterator[_Event]:
                 yield _Event(at, processor, (int(switch[2]), switch[3]), int(switch[5]))
             elif wake := _WAKE.match(rest):
                 yield _Event(at, processor, None, int(wake[2]))
+
+
+def _complete(events: list[_Event]) -> list[_Event]:
+    """*events*, with those that the kernel has not noted: after a softirq it notes no switch of an idle processor.
+
+    A thread that stops to run, though another one or none ran on its processor, has begun when it woke up.
+    """
+    running: dict[int, tuple[float, int]] = {}
+    woken: dict[int, float] = {}
+    added = []
+    for event in events:
+        if event.off is None:
+            woken[event.on] = event.at
+            continue
+        thread, _ = event.off
+        since, before = running.get(event.processor, (event.at, thread))
+        if before != thread:
+            added.append(_Event(max(since, woken.get(thread, since)), event.processor, (before, "S"), thread))
+        running[event.processor] = (event.at, event.on)
+    return sorted([*events, *added], key=lambda event: event.at)
 
 
 def _account(events: list[_Event], import_threads: set[int], registry: set[int]) -> dict[str, float]:
