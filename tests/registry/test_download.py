@@ -256,9 +256,9 @@ def test_missing_blob(repository: Repository):
 def test_retry_after(repository: Repository, registry: FaultRegistry, blob: Descriptor, form: str, monkeypatch):
     """Retry-After is waited for, in both of its forms."""
     waits: list[float] = []
-    now = retry.time.time
+    now = retry.time.time()
     monkeypatch.setattr(retry.time, "sleep", waits.append)
-    monkeypatch.setattr(retry.time, "time", lambda: now() + sum(waits))
+    monkeypatch.setattr(retry.time, "time", lambda: now + sum(waits))
     value = "7" if form == "seconds" else formatdate(retry.time.time() + 60, usegmt=True)
     registry.fault("/blobs/", times=1, status=429, headers={"Retry-After": value})
     assert fetch(repository, blob) == CONTENT

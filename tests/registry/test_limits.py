@@ -26,12 +26,12 @@ def notes(request, tmp_path) -> Memory | HostNotes:
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
-    """What was slept; time goes on by that."""
+    """What was slept; time goes on by that alone, however busy the machine is."""
     waits: list[float] = []
-    now, monotonic = limits.time.time, limits.time.monotonic
+    now, monotonic = limits.time.time(), limits.time.monotonic()
     monkeypatch.setattr(limits.time, "sleep", waits.append)
-    monkeypatch.setattr(limits.time, "time", lambda: now() + sum(waits))
-    monkeypatch.setattr(limits.time, "monotonic", lambda: monotonic() + sum(waits))
+    monkeypatch.setattr(limits.time, "time", lambda: now + sum(waits))
+    monkeypatch.setattr(limits.time, "monotonic", lambda: monotonic + sum(waits))
     return waits
 
 
