@@ -31,10 +31,11 @@ from enroot_slurm.registry.credentials import Credentials
 from enroot_slurm.registry.download import Download
 from enroot_slurm.registry.endpoints import Endpoint
 from enroot_slurm.registry.limits import Memory
-from enroot_slurm.registry.ranges import Requests, Streams, read_parts
+from enroot_slurm.registry.ranges import Requests, read_parts
 from enroot_slurm.registry.relay import BlobRelay, with_mirrors
 from enroot_slurm.registry.retry import Passing, Retries, TooMany
 from enroot_slurm.registry.server import Server, verify
+from enroot_slurm.registry.streams import Streams
 from enroot_slurm.registry.transport import Transport
 
 if TYPE_CHECKING:

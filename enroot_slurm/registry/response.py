@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -12,6 +13,7 @@ from enroot_slurm.registry.origin import Origin
 from enroot_slurm.registry.retry import Passing
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator, Mapping
 
     import requests
@@ -56,6 +58,8 @@ class Response:
         """Whether another host than the one that was asked has answered."""
         self.login: Login | None = None
         """The login with which it was asked for, for who explains a refusal."""
+        self.waited = 0.0
+        """Seconds for which the body was not there yet when it was read: those of the network, not of a busy node."""
         self._error_body: bytes | None = None
         self._first: bytes | None = None
 
@@ -103,10 +107,14 @@ class Response:
             first, self._first = self._first, None
             return first, None
         raw = self._response.raw
+        sock = getattr(raw, "read_from", None)
+        began = 0.0 if sock is None or _has_sent(sock) else time.monotonic()
         try:
             limit = self._time_left(_BODY * self._stall if self._stall else None)
-            with self._watchdog.guard(getattr(raw, "read_from", None), limit) as guard:
+            with self._watchdog.guard(sock, limit) as guard:
                 data = raw.read1(size, decode_content=False)
+            if began:
+                self.waited += time.monotonic() - began
             if guard and guard.fired:
                 self._time_left(None)
                 return data, Passing(f"{self.host}: it stopped to answer")
@@ -141,6 +149,16 @@ class Response:
                 self._error_body = b""
             self._response.close()
         return self._error_body
+
+
+def _has_sent(sock: socket.socket) -> bool:
+    """Whether bytes from the other end of *sock* wait to be read."""
+    poll = select.poll()
+    try:
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # it is closed
+        return True
 
 
 def failure(error: BaseException, url: str, proxy: str = "") -> EnrootSlurmError:

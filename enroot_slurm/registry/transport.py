@@ -67,6 +67,8 @@ class Transport(NamedTuple):
     """Bytes of each part that is asked for."""
     range_fast: float = 200e6
     """Bytes per second of the first part from which on one connection is enough."""
+    range_waited: float = 0.25
+    """Share of the first part's time that was spent waiting for the network; below it, one connection is enough."""
     allow_http: bool = False
     """Ask the registry by http://, as ENROOT_ALLOW_HTTP does."""
     insecure_registries: frozenset[str] = frozenset()

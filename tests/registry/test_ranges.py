@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from enroot_slurm.errors import IntegrityError, NetworkError
 from enroot_slurm.oci.digest import Digest
 from enroot_slurm.oci.manifest import Descriptor
 from enroot_slurm.registry.connections import Connections
-from enroot_slurm.registry.ranges import Streams
+from enroot_slurm.registry.streams import Streams
 from enroot_slurm.registry.transport import Transport
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 PART = 300_000
 CONTENT = bytes(i * 7 % 251 for i in range(10 * PART + 5))
 PARTS = 11
-SMALL = {"range_from": 2 * PART, "range_size": PART, "range_fast": float("inf")}
+SMALL = {"range_from": 2 * PART, "range_size": PART, "range_fast": float("inf"), "range_waited": 0}
 
 
 @pytest.fixture
@@ -88,6 +89,31 @@ def test_a_fast_stream_is_enough(registry: FaultRegistry, blob: Descriptor, open
     repository = open_repository(f"{registry.host}#team/app", **{**SMALL, "range_fast": 1e-3})
     assert fetch(repository, blob) == CONTENT
     assert asked(registry) == [f"bytes=0-{PART - 1}", f"bytes={PART}-"]
+
+
+def test_a_busy_node_needs_no_more_streams(registry: FaultRegistry, open_repository: Open) -> None:
+    """Where the bytes are there, and whoever takes them is slow, all that follows the first part is one request."""
+    content = bytes(12 << 20)
+    blob = registry.add_blob(content)
+    repository = open_repository(f"{registry.host}#team/app", range_from=1, range_size=4 << 20, range_fast=20e6)
+    size = 0
+    for piece in repository.blob(blob):
+        size += len(piece)
+        if size <= 4 << 20:
+            time.sleep(0.05)  # the first part takes 0.8 s, and not 0.2 s
+    assert size == len(content)
+    assert asked(registry) == [f"bytes=0-{(4 << 20) - 1}", f"bytes={4 << 20}-"]
+
+
+def test_a_slow_network_gets_more_streams(registry: FaultRegistry, blob: Descriptor, open_repository: Open) -> None:
+    """Where the bytes of the first part have to be waited for, all is asked for in parts."""
+    options = {"range_from": 2 * PART, "range_size": PART, "range_fast": 10 * PART}
+    repository = open_repository(f"{registry.host}#team/app", **options)
+    arrives = threading.Event()
+    registry.fault("/blobs/", 1, stall=arrives, after=PART // 2)
+    threading.Timer(0.5, arrives.set).start()
+    assert fetch(repository, blob) == CONTENT
+    assert asked(registry) == all_parts()
 
 
 @pytest.mark.parametrize(("streams", "connections", "expected"), [(4, 10, 4), (4, 3, 3), (8, 10, 8), (4, 1, 1)])
