@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import select
+import fcntl
+import sys
+import termios
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +28,7 @@ __all__ = ["Response", "failure"]
 
 _MAX_ERROR = 64 << 10
 _CHUNK = 256 << 10  # bytes: a connection that waits for its next piece holds so many
+_RECORDS = 32 << 10  # bytes: TLS reads a record of 16 KiB as a whole, and waits for it
 _BODY = 1.5  # times the stall timeout that one read of a body may take
 
 
@@ -152,13 +155,12 @@ class Response:
 
 
 def _has_sent(sock: socket.socket) -> bool:
-    """Whether bytes from the other end of *sock* wait to be read."""
-    poll = select.poll()
+    """Whether as much as one read takes has come from the other end of *sock* already (FIONREAD, ioctl_tty(2))."""
     try:
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
+        count = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
     except (OSError, ValueError):  # it is closed
         return True
+    return int.from_bytes(count, sys.byteorder) >= _RECORDS
 
 
 def failure(error: BaseException, url: str, proxy: str = "") -> EnrootSlurmError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Streams"]
 
 _AHEAD = 16 << 20  # bytes that an import's blobs keep in memory, before those that come first have arrived
-_SMALLEST = 4 << 20  # bytes of a part: the way to a registry and back must be short against its time
+_SMALLEST = 2 << 20  # bytes of a part: the way to a registry and back must be short against its time
 
 
 class Streams:
