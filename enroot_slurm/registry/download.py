@@ -65,17 +65,25 @@ class Download:
         """Whether all bytes were passed on."""
         return self._done == self._descriptor.size
 
-    def attempt(self, ask: Callable[[Mapping[str, str]], Response]) -> Iterator[bytes]:
+    def attempt(
+        self,
+        ask: Callable[[Mapping[str, str]], Response],
+        stop: Callable[[Response], bool] = lambda _: False,
+    ) -> Iterator[bytes]:
         """The bytes that one request gives; *ask* sends it with the headers that it is given.
 
-        When it fails in a way that may pass, this waits until the next attempt may begin.
+        *stop* is asked after each piece whether the rest is to be had otherwise.  When the request fails in a way that
+        may pass, this waits until the next attempt may begin.
         """
         start = self._done
         self._check_time()
         ranged = start > 0 and self._ranges
         try:
             with ask({"Range": f"bytes={start}-"} if ranged else {}) as response:
-                yield from self._take(response, start if ranged else 0)
+                for piece in self._take(response, start if ranged else 0):
+                    yield piece
+                    if stop(response):
+                        return
         except Passing as error:
             if self.complete:
                 return

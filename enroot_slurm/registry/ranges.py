@@ -109,6 +109,7 @@ def read_parts(transfer: Download, requests: Requests, streams: Streams) -> Iter
                 yield from parts.first(response)
             except Passing as error:
                 attempts.wait(error)
+            yield from parts.alone()
             yield from parts.rest()
         except _Otherwise:
             streams.none_sent(requests.registry)
@@ -139,13 +140,26 @@ class _Parallel:
 
         Raises: Passing, _Otherwise.
         """
-        began = time.monotonic()
-        for piece in _bounded(response, self._streams.part):
-            if not self._begun and self._streams.is_slow(time.monotonic() - began, response.waited):
+        began, part = time.monotonic(), self._streams.part
+        for piece in _bounded(response, part):
+            if not self._begun and self._streams.is_slow(part, time.monotonic() - began, response.waited):
                 with self._changed:
                     self._begun = True
                     self._grow()
             yield self._transfer.took(piece)
+
+    def alone(self) -> Iterator[bytes]:
+        """Yield what follows a first part that came fast, by one request, for as long as that is fast, too.
+
+        A registry may let each connection have its first bytes at once.
+        """
+        if self._begun:
+            return
+        pace = _Pace(self._transfer, self._streams)
+        yield from self._transfer.attempt(self._requests.content, pace.is_slow)
+        if pace.was_slow:
+            self._next = max(self._next, self._transfer.done)
+            self._begun = not self._transfer.complete
 
     def rest(self) -> Iterator[bytes]:
         """Yield what follows, in order; or nothing, if one stream is enough.
@@ -295,6 +309,24 @@ class _Parallel:
             response.error_body()
             raise _Otherwise
         return self._requests.accepted(response)
+
+
+class _Pace:
+    """How fast the blob of *transfer* comes by one request, of late."""
+
+    def __init__(self, transfer: Download, streams: Streams) -> None:
+        self._transfer = transfer
+        self._streams = streams
+        self._since, self._done, self._waited = time.monotonic(), transfer.done, 0.0
+        self.was_slow = False
+
+    def is_slow(self, response: Response) -> bool:
+        """Whether the network was slow for the last of *response*."""
+        now, done, waited = time.monotonic(), self._transfer.done, response.waited
+        if now - self._since >= self._streams.window:
+            self.was_slow = self._streams.is_slow(done - self._done, now - self._since, waited - self._waited)
+            self._since, self._done, self._waited = now, done, waited
+        return self.was_slow
 
 
 def _is_part(response: Response, start: int, stop: int, size: int) -> bool:

@@ -34,6 +34,7 @@ class Streams:
         self.per_blob = transport.parallel_ranges
         self.part = min(transport.range_size, max(_SMALLEST, _AHEAD // max(1, self.per_blob)))
         """Bytes of a part."""
+        self.window = transport.range_window
         self._from = transport.range_from
         self._free = transport.max_connections
         self._wanted = 0  # by blobs that have none
@@ -45,12 +46,12 @@ class Streams:
         large = size >= max(self._from, 2 * self.part)
         return large and self.per_blob > 1 and self._known.sends_parts(registry)
 
-    def is_slow(self, seconds: float, waited: float) -> bool:
-        """Whether the network is slow for which a part takes *seconds*, *waited* of them without a byte to read.
+    def is_slow(self, size: int, seconds: float, waited: float) -> bool:
+        """Whether the network is slow for which *size* bytes take *seconds*, *waited* of them without a byte to read.
 
         A busy node is slow, too, but not faster with more streams.
         """
-        return seconds > self.part / self._fast and waited >= self._waited * seconds
+        return size < self._fast * seconds and waited >= self._waited * seconds
 
     def none_sent(self, registry: Origin) -> None:
         """Remember that *registry* sends whole blobs only."""

@@ -66,9 +66,11 @@ class Transport(NamedTuple):
     range_size: int = 8 << 20
     """Bytes of each part that is asked for."""
     range_fast: float = 200e6
-    """Bytes per second of the first part from which on one connection is enough."""
+    """Bytes per second from which on one connection is enough."""
     range_waited: float = 0.25
-    """Share of the first part's time that was spent waiting for the network; below it, one connection is enough."""
+    """Share of the time that was spent waiting for the network; below it, one connection is enough."""
+    range_window: float = 0.5
+    """Seconds after which, behind the first part, it is looked again at whether one connection is enough."""
     allow_http: bool = False
     """Ask the registry by http://, as ENROOT_ALLOW_HTTP does."""
     insecure_registries: frozenset[str] = frozenset()

@@ -116,6 +116,23 @@ def test_a_slow_network_gets_more_streams(registry: FaultRegistry, blob: Descrip
     assert asked(registry) == all_parts()
 
 
+def test_a_network_that_becomes_slow(registry: FaultRegistry, open_repository: Open) -> None:
+    """Where the first bytes come fast and the others do not, what is left is asked for in parts."""
+    content = CONTENT * 4
+    blob = registry.add_blob(content)
+    options = {"range_from": 2 * PART, "range_size": PART, "range_fast": 100 * PART, "range_window": 0.1}
+    repository = open_repository(f"{registry.host}#team/app", **{**options, "range_waited": 0.1})
+    arrives = threading.Event()
+    registry.fault("/blobs/", 1)  # the first part comes at once
+    registry.fault("/blobs/", 1, stall=arrives, after=PART)
+    threading.Timer(0.5, arrives.set).start()
+    assert fetch(repository, blob) == content
+    first, alone, *parts = [request.headers["Range"] for request in registry.matching("/blobs/")]
+    assert (first, alone) == (f"bytes=0-{PART - 1}", f"bytes={PART}-")
+    assert len(parts) > 10
+    assert all("-" in each and not each.endswith("-") for each in parts)
+
+
 @pytest.mark.parametrize(("streams", "connections", "expected"), [(4, 10, 4), (4, 3, 3), (8, 10, 8), (4, 1, 1)])
 def test_so_many_at_once(streams: int, connections: int, expected: int, faulty: Faulty, open_repository: Open) -> None:
     """As many parts at once as the setting says, within the connections that an import may have."""
