@@ -56,7 +56,7 @@ class Download:
 
     def took(self, piece: bytes) -> bytes:
         """*piece*, which continues what was passed on, and has come otherwise than by `attempt`."""
-        self._check_time()
+        self.check_time()
         self._done += len(piece)
         return piece
 
@@ -76,7 +76,7 @@ class Download:
         may pass, this waits until the next attempt may begin.
         """
         start = self._done
-        self._check_time()
+        self.check_time()
         ranged = start > 0 and self._ranges
         try:
             with ask({"Range": f"bytes={start}-"} if ranged else {}) as response:
@@ -100,7 +100,7 @@ class Download:
                 hint="Look whether something on the way limits how long a connection lasts, or try another mirror.",
             )
         for received in response.chunks():
-            self._check_time()
+            self.check_time()
             dropped = min(skip, len(received))
             skip -= dropped
             self._dropped += dropped
@@ -140,7 +140,8 @@ class Download:
             raise self._wrong_size(length[:18])
         return 0
 
-    def _check_time(self) -> None:
+    def check_time(self) -> None:
+        """Raises: NetworkError, when the download has taken as long as it may."""
         if self._deadline and time.monotonic() > self._deadline:
             raise NetworkError(
                 f"{self._descriptor.digest}: not complete in time: {self._done} of {self._descriptor.size} bytes",

@@ -35,6 +35,7 @@ _NOT_SO = frozenset({400, 403, 416, 501})
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
 """Statuses of a signed link whose time is over, as different stores say it."""
 _PROGRESS = 1 << 20
+_LOOK = 1.0  # seconds between two looks at whether the download still has time
 _PARTING = 0.5  # seconds for threads that are told to stop: one that hangs in the network is left alone
 
 
@@ -99,22 +100,22 @@ def read_parts(transfer: Download, requests: Requests, streams: Streams) -> Iter
         streams.none_sent(requests.registry)
         yield from transfer.attempt(lambda _: response)
         return
-    with response:
-        if not _is_part(response, 0, streams.part, transfer.size):
+    if not _is_part(response, 0, streams.part, transfer.size):
+        with response:
             streams.none_sent(requests.registry)
-            return
-        parts = _Parallel(transfer, requests, streams, response.url if response.redirected else "")
+        return
+    parts = _Parallel(transfer, requests, streams, response.url if response.redirected else "")
+    try:
         try:
-            try:
-                yield from parts.first(response)
-            except Passing as error:
-                attempts.wait(error)
-            yield from parts.alone()
-            yield from parts.rest()
-        except _Otherwise:
-            streams.none_sent(requests.registry)
-        finally:
-            parts.end()
+            yield from parts.first(response)
+        except Passing as error:
+            attempts.wait(error)
+        yield from parts.alone()
+        yield from parts.rest()
+    except _Otherwise:
+        streams.none_sent(requests.registry)
+    finally:
+        parts.end()
 
 
 class _Parallel:
@@ -141,12 +142,13 @@ class _Parallel:
         Raises: Passing, _Otherwise.
         """
         began, part = time.monotonic(), self._streams.part
-        for piece in _bounded(response, part):
-            if not self._begun and self._streams.is_slow(part, time.monotonic() - began, response.waited):
-                with self._changed:
-                    self._begun = True
-                    self._grow()
-            yield self._transfer.took(piece)
+        with response:
+            for piece in _bounded(response, part):
+                if not self._begun and self._streams.is_slow(part, time.monotonic() - began, response.waited):
+                    with self._changed:
+                        self._begun = True
+                        self._grow()
+                yield self._transfer.took(piece)
 
     def alone(self) -> Iterator[bytes]:
         """Yield what follows a first part that came fast, by one request, for as long as that is fast, too.
@@ -201,7 +203,8 @@ class _Parallel:
                         continue
                 if self._error is not None:
                     raise self._error
-                self._changed.wait()
+                self._transfer.check_time()
+                self._changed.wait(_LOOK)
 
     def _leave(self, part: _Part) -> None:
         if part.has_room:
@@ -321,10 +324,11 @@ class _Pace:
         self.was_slow = False
 
     def is_slow(self, response: Response) -> bool:
-        """Whether the network was slow for the last of *response*."""
+        """Whether the network was slow for the last of *response*, and more connections are to be had."""
         now, done, waited = time.monotonic(), self._transfer.done, response.waited
         if now - self._since >= self._streams.window:
-            self.was_slow = self._streams.is_slow(done - self._done, now - self._since, waited - self._waited)
+            slow = self._streams.is_slow(done - self._done, now - self._since, waited - self._waited)
+            self.was_slow = slow and self._streams.more_to_have
             self._since, self._done, self._waited = now, done, waited
         return self.was_slow
 

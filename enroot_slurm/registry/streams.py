@@ -53,6 +53,11 @@ class Streams:
         """
         return size < self._fast * seconds and waited >= self._waited * seconds
 
+    @property
+    def more_to_have(self) -> bool:
+        """Whether a blob would get one more connection now."""
+        return self.per_blob > 1 and self._free > self._wanted
+
     def none_sent(self, registry: Origin) -> None:
         """Remember that *registry* sends whole blobs only."""
         self._known.sends_no_parts(registry)

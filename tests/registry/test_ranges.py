@@ -116,12 +116,14 @@ def test_a_slow_network_gets_more_streams(registry: FaultRegistry, blob: Descrip
     assert asked(registry) == all_parts()
 
 
-def test_a_network_that_becomes_slow(registry: FaultRegistry, open_repository: Open) -> None:
-    """Where the first bytes come fast and the others do not, what is left is asked for in parts."""
+@pytest.mark.parametrize("connections", [10, 1])
+def test_a_network_that_becomes_slow(connections: int, registry: FaultRegistry, open_repository: Open) -> None:
+    """Where the first bytes come fast and the others do not, what is left is asked for in parts, by several."""
     content = CONTENT * 4
     blob = registry.add_blob(content)
     options = {"range_from": 2 * PART, "range_size": PART, "range_fast": 100 * PART, "range_window": 0.1}
-    repository = open_repository(f"{registry.host}#team/app", **{**options, "range_waited": 0.1})
+    options |= {"range_waited": 0.1, "max_connections": connections}
+    repository = open_repository(f"{registry.host}#team/app", **options)
     arrives = threading.Event()
     registry.fault("/blobs/", 1)  # the first part comes at once
     registry.fault("/blobs/", 1, stall=arrives, after=PART)
@@ -129,8 +131,21 @@ def test_a_network_that_becomes_slow(registry: FaultRegistry, open_repository: O
     assert fetch(repository, blob) == content
     first, alone, *parts = [request.headers["Range"] for request in registry.matching("/blobs/")]
     assert (first, alone) == (f"bytes=0-{PART - 1}", f"bytes={PART}-")
-    assert len(parts) > 10
-    assert all("-" in each and not each.endswith("-") for each in parts)
+    assert len(parts) > 10 if connections > 1 else not parts
+    assert not any(each.endswith("-") for each in parts)
+
+
+def test_parts_that_never_come(registry: FaultRegistry, blob: Descriptor, open_repository: Open) -> None:
+    """The time that a blob may take holds for parts, too, when no byte comes."""
+    never = threading.Event()
+    repository = open_repository(f"{registry.host}#team/app", **SMALL, transfer_timeout=0.5)
+    registry.fault("/blobs/", 1)
+    registry.fault("/blobs/", stall=never)
+    try:
+        with pytest.raises(NetworkError, match="not complete in time"):
+            fetch(repository, blob)
+    finally:
+        never.set()
 
 
 @pytest.mark.parametrize(("streams", "connections", "expected"), [(4, 10, 4), (4, 3, 3), (8, 10, 8), (4, 1, 1)])

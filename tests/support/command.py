@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -96,9 +97,15 @@ def processes_of(session: int) -> dict[int, str]:
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait until *condition* is true; fail when it never is."""
+    """Wait until *condition* is true; fail when it never is.
+
+    It may look at files that come and go: one that has gone between two of its looks makes it false.
+    """
     deadline = time.monotonic() + seconds
-    while not condition():
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if condition():
+                return
         assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.01)
 
