@@ -2,7 +2,8 @@
 
 It shows how long an import must take, because one thread decodes each layer, and how much two busy cores slow each
 other.  The layers of the image `full` are read from the page cache.  The last rows read more pieces of a layer ahead
-than the program does, which takes memory: so stages wait less for each other.  Each row is the best of N turns.
+than the program does: stages wait less for each other, and the import takes more memory.  Each row is the best of N
+turns.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A large blob by several requests at once, each for a part of it: where one connection is slower than the network.
 
-The first answer decides.  It is to the first part alone, so that a cache on the way, which has to fetch the blob first,
-is asked once.  Whoever answers otherwise than by exactly that part is read in one stream (`Download`), and so is all
-that is left when a later answer is not what it should be.  Nothing here makes bytes trustworthy: the digest of the
-whole does.
+The first answer decides whether parts can be had.  It is to the first part alone, so that a cache on the way, which has
+to fetch the blob first, is asked once.  Whoever answers otherwise than by exactly that part is read in one stream
+(`Download`), and so is all that is left when a later answer is not what it should be.  How fast the bytes come decides
+whether there is more than one stream: at the first part, and again while there is one.  Nothing here makes bytes
+trustworthy: the digest of the whole does.
 
 Source: RFC 9110, 14 and 15.3.7; OCI distribution-spec 1.1, "Pulling blobs" (registries SHOULD support ranges).
 """
@@ -153,7 +154,7 @@ class _Parallel:
     def alone(self) -> Iterator[bytes]:
         """Yield what follows a first part that came fast, by one request, for as long as that is fast, too.
 
-        A registry may let each connection have its first bytes at once.
+        A registry may let each connection have its first bytes at once.  Raises: what `Download.attempt` raises.
         """
         if self._begun:
             return

@@ -28,7 +28,7 @@ __all__ = ["Response", "failure"]
 
 _MAX_ERROR = 64 << 10
 _CHUNK = 256 << 10  # bytes: a connection that waits for its next piece holds so many
-_RECORDS = 32 << 10  # bytes: TLS reads a record of 16 KiB as a whole, and waits for it
+_RECORD = 32 << 10  # bytes: more than a record of TLS has (RFC 8446, 5.2), which is read as a whole
 _BODY = 1.5  # times the stall timeout that one read of a body may take
 
 
@@ -155,12 +155,15 @@ class Response:
 
 
 def _has_sent(sock: socket.socket) -> bool:
-    """Whether as much as one read takes has come from the other end of *sock* already (FIONREAD, ioctl_tty(2))."""
+    """Whether more than a record of TLS has come from the other end of *sock* and is not read yet (ioctl_tty(2)).
+
+    A read then does not wait.  It may wait for the rest of a record of which only the start has come.
+    """
     try:
         count = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
     except (OSError, ValueError):  # it is closed
         return True
-    return int.from_bytes(count, sys.byteorder) >= _RECORDS
+    return int.from_bytes(count, sys.byteorder) >= _RECORD
 
 
 def failure(error: BaseException, url: str, proxy: str = "") -> EnrootSlurmError:

@@ -35,6 +35,7 @@ class Streams:
         self.part = min(transport.range_size, max(_SMALLEST, _AHEAD // max(1, self.per_blob)))
         """Bytes of a part."""
         self.window = transport.range_window
+        """Seconds after which a stream is looked at again."""
         self._from = transport.range_from
         self._free = transport.max_connections
         self._wanted = 0  # by blobs that have none
@@ -56,7 +57,12 @@ class Streams:
     @property
     def more_to_have(self) -> bool:
         """Whether a blob would get one more connection now."""
-        return self.per_blob > 1 and self._free > self._wanted
+        return self.per_blob > 1 and self._is_free
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether there is a connection for which no blob waits."""
+        return self._free > self._wanted
 
     def none_sent(self, registry: Origin) -> None:
         """Remember that *registry* sends whole blobs only."""
@@ -80,7 +86,7 @@ class Streams:
     def another(self) -> bool:
         """Whether a blob gets one more connection now, which it has to give back."""
         with self.changed:
-            if self._free <= self._wanted:
+            if not self._is_free:
                 return False
             self._free -= 1
             return True

@@ -99,7 +99,7 @@ def processes_of(session: int) -> dict[int, str]:
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until *condition* is true; fail when it never is.
 
-    It may look at files that come and go: one that has gone between two of its looks makes it false.
+    The condition may look at files that come and go.  A file that goes away meanwhile makes it false.
     """
     deadline = time.monotonic() + seconds
     while True:
